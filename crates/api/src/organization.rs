@@ -1,0 +1,151 @@
+//! The URL of an Azure DevOps organization or collection, in the forms that people write.
+
+use std::fmt;
+
+use url::Url;
+
+/// URL of an organization (Azure DevOps Services) or a collection (Azure DevOps Server), without trailing slash.
+///
+/// Forms: `https://dev.azure.com/{org}`, `https://{org}.visualstudio.com`, `https://host[/tfs]/{Collection}`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OrganizationUrl {
+    url: String,
+    name: String,
+}
+
+/// Why a text is no organization URL. Displays as a fragment that tells the remedy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrganizationUrlError {
+    /// Not an absolute URL.
+    #[error("is not a URL; write it like https://dev.azure.com/my-org")]
+    NotAUrl,
+    /// Neither http nor https.
+    #[error("must begin with https:// (or http:// for a test server)")]
+    Scheme,
+    /// Carries a user name or a password.
+    #[error("must not carry credentials; put the token into the Secret named by patSecretName")]
+    Credentials,
+    /// Carries a query or a fragment.
+    #[error("must end with the organization or collection, without ? or #")]
+    Tail,
+    /// No organization or collection in it.
+    #[error("names no organization or collection; write it like https://dev.azure.com/my-org")]
+    NoOrganization,
+    /// Goes on after the organization.
+    #[error("must end with the organization; a project or page is not part of it")]
+    TooLong,
+}
+
+impl OrganizationUrl {
+    /// Reads the URL; blanks around it and trailing slashes are tolerated.
+    pub fn parse(text: &str) -> Result<Self, OrganizationUrlError> {
+        let url = Url::parse(text.trim()).map_err(|_| OrganizationUrlError::NotAUrl)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(OrganizationUrlError::Scheme);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(OrganizationUrlError::Credentials);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(OrganizationUrlError::Tail);
+        }
+        let host = url.host_str().ok_or(OrganizationUrlError::NotAUrl)?;
+        let segments: Vec<&str> = url
+            .path()
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .collect();
+        let name = match (host.strip_suffix(".visualstudio.com"), segments.as_slice()) {
+            (Some(organization), [] | [_]) => organization.to_owned(),
+            (None, [only]) if !only.eq_ignore_ascii_case("tfs") => (*only).to_owned(),
+            (None, [_, last]) if host != "dev.azure.com" => (*last).to_owned(),
+            (None, [] | [_]) => return Err(OrganizationUrlError::NoOrganization),
+            _ => return Err(OrganizationUrlError::TooLong),
+        };
+        let url = url.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { url, name })
+    }
+
+    /// The URL that API paths are appended to, without trailing slash.
+    pub fn as_str(&self) -> &str {
+        &self.url
+    }
+
+    /// The organization's or collection's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for OrganizationUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forms_people_write() {
+        for (text, url, name) in [
+            (
+                "https://dev.azure.com/my-org",
+                "https://dev.azure.com/my-org",
+                "my-org",
+            ),
+            (
+                " https://dev.azure.com/my-org/ ",
+                "https://dev.azure.com/my-org",
+                "my-org",
+            ),
+            (
+                "https://my-org.visualstudio.com",
+                "https://my-org.visualstudio.com",
+                "my-org",
+            ),
+            (
+                "https://my-org.visualstudio.com/DefaultCollection/",
+                "https://my-org.visualstudio.com/DefaultCollection",
+                "my-org",
+            ),
+            (
+                "https://ado.corp.example/tfs/Main",
+                "https://ado.corp.example/tfs/Main",
+                "Main",
+            ),
+            (
+                "https://ado.corp.example/Main//",
+                "https://ado.corp.example/Main",
+                "Main",
+            ),
+            (
+                "http://127.0.0.1:8080/acme",
+                "http://127.0.0.1:8080/acme",
+                "acme",
+            ),
+        ] {
+            let parsed = OrganizationUrl::parse(text).expect(text);
+            assert_eq!((parsed.as_str(), parsed.name()), (url, name), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_organization() {
+        use OrganizationUrlError::{Credentials, NoOrganization, NotAUrl, Scheme, Tail, TooLong};
+        for (text, error) in [
+            ("dev.azure.com/my-org", NotAUrl),
+            ("", NotAUrl),
+            ("ftp://dev.azure.com/my-org", Scheme),
+            ("https://user:pat@dev.azure.com/my-org", Credentials),
+            ("https://dev.azure.com/my-org?x=1", Tail),
+            ("https://dev.azure.com", NoOrganization),
+            ("https://host/tfs", NoOrganization),
+            ("https://dev.azure.com/my-org/project", TooLong),
+            ("https://host/tfs/Main/project", TooLong),
+        ] {
+            assert_eq!(OrganizationUrl::parse(text), Err(error), "{text}");
+        }
+    }
+}

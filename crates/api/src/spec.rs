@@ -1,0 +1,308 @@
+//! `spec` of a RunnerPool.
+#![expect(
+    unreachable_pub,
+    reason = "the derive of KubeSchema repeats each type inside a function"
+)]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::EnvVarSource;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::RunnerPoolStatus;
+
+/// A RunnerPool keeps agents of one Azure DevOps agent pool running as Pods: as many as its queued jobs need.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "devops.opentools.mf",
+    version = "v1",
+    kind = "RunnerPool",
+    plural = "runnerpools",
+    doc = "A RunnerPool keeps agents of one Azure DevOps agent pool running as Pods: as many as its queued jobs need.",
+    namespaced,
+    status = "RunnerPoolStatus",
+    derive = "PartialEq",
+    category = "azure-devops",
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = ".status.connectionStatus",
+        description = "Whether Azure DevOps answers"
+    ),
+    printcolumn(name = "Pool", type_ = "string", json_path = ".spec.pool", description = "Agent pool in Azure DevOps"),
+    printcolumn(
+        name = "Organization",
+        type_ = "string",
+        json_path = ".status.organizationName",
+        description = "Organization or collection"
+    ),
+    printcolumn(
+        name = "Queued",
+        type_ = "integer",
+        json_path = ".status.queuedJobs",
+        description = "Job requests that wait for an agent"
+    ),
+    printcolumn(
+        name = "Agents",
+        type_ = "string",
+        json_path = ".status.agentsSummary",
+        description = "Registered agents of this RunnerPool and the most it may have"
+    ),
+    printcolumn(
+        name = "Running",
+        type_ = "integer",
+        json_path = ".status.runningAgents",
+        description = "Agents of this RunnerPool that are online"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("size(self.metadata.name) <= 63")
+        .message("metadata.name must be at most 63 characters, as it becomes the value of a label")
+)]
+#[x_kube(
+    validation = Rule::new("self.minAgents <= self.maxAgents")
+        .message("minAgents must not be above maxAgents")
+        .field_path(".minAgents")
+)]
+pub struct RunnerPoolSpec {
+    /// URL of the organization or collection: `https://dev.azure.com/{org}`, `https://{org}.visualstudio.com` or
+    /// `https://host[/tfs]/{Collection}`.
+    #[schemars(regex(pattern = r"^\s*https?://\S+\s*$"), length(max = 2048))]
+    pub az_do_url: String,
+    /// Name of the agent pool in Azure DevOps, matched without regard to case.
+    #[schemars(regex(pattern = r"\S"), length(min = 1, max = 256))]
+    pub pool: String,
+    /// Secret of the same namespace that holds the personal access token under the key `token`. The token needs the
+    /// scope Agent Pools (read, manage).
+    #[schemars(length(min = 1, max = 253))]
+    pub pat_secret_name: String,
+    /// Image of the agents.
+    #[schemars(regex(pattern = r"^\S+$"), length(max = 1024))]
+    pub image: String,
+    /// When the kubelet pulls the image.
+    #[serde(default)]
+    pub image_pull_policy: ImagePullPolicy,
+    /// Most agents that exist at any time: Pods that are not finished.
+    #[serde(default = "default_max_agents")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_agents: u32,
+    /// Agents that are kept whether or not there is work for them.
+    #[serde(default)]
+    #[schemars(range(max = 10_000))]
+    pub min_agents: u32,
+    /// 0: agents above the minimum run one job and are replaced. Above 0: they run on and are removed once they have
+    /// been idle for so many seconds.
+    #[serde(default)]
+    #[schemars(range(max = 31_536_000))]
+    pub ttl_idle_seconds: u32,
+    /// Seconds between two looks at the agent pool. Of RunnerPools that share one, the shortest counts.
+    #[serde(default = "default_poll_interval_seconds")]
+    #[schemars(range(min = 5, max = 86_400))]
+    pub poll_interval_seconds: u32,
+    /// Whether the image of an agent is chosen by the demands of the job that it is started for.
+    #[serde(default)]
+    pub capability_aware: bool,
+    /// Image by demanded capability; a job that demands none of them gets `image`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub capability_images: BTreeMap<String, String>,
+    /// Environment variables of the agents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 256),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub extra_env: Vec<ExtraEnv>,
+    /// Volumes of the agents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    #[x_kube(
+        validation = Rule::new("self.all(a, self.exists_one(b, a.mountPath == b.mountPath))")
+            .message("mountPath must differ from every other mountPath")
+    )]
+    pub pvcs: Vec<ClaimTemplate>,
+    /// Secrets whose certificates are mounted under `/etc/ssl/certs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["secretName"])
+    )]
+    pub cert_trust_store: Vec<CertificateSource>,
+    /// Present: an init container gives the mount path of each volume to the user and group of the security context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_container: Option<InitContainer>,
+    /// User and groups of the agent. Applied when it or `initContainer` is given; otherwise the image's own user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<SecurityContext>,
+}
+
+fn default_max_agents() -> u32 {
+    10
+}
+
+fn default_poll_interval_seconds() -> u32 {
+    5
+}
+
+/// When the kubelet pulls an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImagePullPolicy {
+    /// At every start.
+    Always,
+    /// When the node does not have it.
+    #[default]
+    IfNotPresent,
+    /// Never; the node must have it.
+    Never,
+}
+
+impl ImagePullPolicy {
+    /// The spelling of a Pod.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// An environment variable of the agents: exactly one of `value` and `valueFrom`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.value) != has(self.valueFrom)")
+        .message("exactly one of value and valueFrom must be given"),
+    validation = Rule::new(
+        "!(self.name in ['AZP_URL', 'AZP_POOL', 'AZP_TOKEN', 'AZP_TOKEN_FILE', 'AZP_AGENT_NAME', 'AZP_CAPABILITY', \
+         'AZDO_RUNNER_OWNER'])"
+    )
+    .message("is set by the operator; choose another name")
+    .field_path(".name")
+)]
+pub struct ExtraEnv {
+    /// Name of the variable.
+    #[schemars(regex(pattern = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"), length(max = 253))]
+    pub name: String,
+    /// Its value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Where its value comes from: any source that a Pod knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<EnvVarSource>,
+}
+
+/// A volume of each agent, from a persistent volume claim.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.createPvc || !self.deleteWithAgent")
+        .message("deleteWithAgent needs createPvc: a claim that the operator did not create is not deleted")
+        .field_path(".deleteWithAgent"),
+    validation = Rule::new("!self.createPvc || has(self.storage)")
+        .message("storage is required when the claim is created; write it like 10Gi, or set createPvc to false"),
+    validation = Rule::new("!has(self.storage) || isQuantity(self.storage)")
+        .message("storage must be a quantity like 10Gi")
+        .field_path(".storage")
+)]
+pub struct ClaimTemplate {
+    /// Name of the volume; the claim of agent 0 is `{RunnerPool}-agent-0-{name}`. With `createPvc: false` the name of
+    /// the existing claim.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(max = 63))]
+    pub name: String,
+    /// Absolute path in the agent's container.
+    #[schemars(regex(pattern = r"^/[^:]*$"), length(max = 1024))]
+    pub mount_path: String,
+    /// Size of the claim, like `10Gi`. Required when the claim is created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub storage: Option<String>,
+    /// Storage class; absent: the cluster's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// Whether the operator creates the claim. `false`: a claim of that name exists already.
+    #[serde(default = "default_true")]
+    pub create_pvc: bool,
+    /// Whether an agent may start without the volume when the claim is missing or cannot be created.
+    #[serde(default)]
+    pub optional: bool,
+    /// Whether the claim is deleted with its agent. `false`: the next agent of that index takes it up, and it outlives
+    /// the RunnerPool.
+    #[serde(default)]
+    pub delete_with_agent: bool,
+}
+
+fn default_true() -> bool {
+    true
+}
+
+/// A Secret with certificates to trust.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateSource {
+    /// Name of the Secret: its `tls.crt` and `ca.crt` are mounted, never its `tls.key`.
+    #[schemars(
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"),
+        length(max = 253)
+    )]
+    pub secret_name: String,
+}
+
+/// The container that prepares the volumes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InitContainer {
+    /// Its image: anything with a POSIX shell, chown and chmod.
+    #[serde(default = "default_init_image")]
+    #[schemars(regex(pattern = r"^\S+$"), length(max = 1024))]
+    pub image: String,
+}
+
+fn default_init_image() -> String {
+    "busybox:latest".into()
+}
+
+impl Default for InitContainer {
+    fn default() -> Self {
+        Self {
+            image: default_init_image(),
+        }
+    }
+}
+
+/// User and groups of the agent's container, which runs without root and without privilege escalation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecurityContext {
+    /// User id.
+    #[serde(default = "default_id")]
+    #[schemars(range(min = 1))]
+    pub run_as_user: i64,
+    /// Group id.
+    #[serde(default = "default_id")]
+    #[schemars(range(min = 0))]
+    pub run_as_group: i64,
+    /// Group that owns the volumes.
+    #[serde(default = "default_id")]
+    #[schemars(range(min = 0))]
+    pub fs_group: i64,
+}
+
+/// `azureuser` of the published agent images.
+fn default_id() -> i64 {
+    1000
+}
+
+impl Default for SecurityContext {
+    fn default() -> Self {
+        Self {
+            run_as_user: default_id(),
+            run_as_group: default_id(),
+            fs_group: default_id(),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! `status` of a RunnerPool.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator last knew of a RunnerPool. Written only when something other than a time changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RunnerPoolStatus {
+    /// Whether Azure DevOps answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_status: Option<ConnectionStatus>,
+    /// Name of the organization or collection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization_name: Option<String>,
+    /// Registered agents of this RunnerPool and the most it may have, as `n/max`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents_summary: Option<String>,
+    /// Whether Azure DevOps answered the last look.
+    #[serde(default)]
+    pub active: bool,
+    /// Job requests of the agent pool that wait for an agent. Running ones do not count.
+    #[serde(default)]
+    pub queued_jobs: u32,
+    /// Agents of this RunnerPool that are online.
+    #[serde(default)]
+    pub running_agents: u32,
+    /// Highest index in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_agent_index: Option<u32>,
+    /// When Azure DevOps last answered, as of the last change of this status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_polled: Option<Time>,
+    /// What is wrong, for which object, and what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Registered agents of this RunnerPool, by name; at most 1000 are listed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub agents: Vec<AgentStatus>,
+    /// Indexes in use; at most 1000 are listed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+    pub agent_indexes: BTreeMap<String, AgentIndexStatus>,
+    /// What holds and what does not, each type once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+/// How the last look at Azure DevOps went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ConnectionStatus {
+    /// It answered.
+    Connected,
+    /// It could not be reached, or answered what cannot be understood.
+    Disconnected,
+    /// It refused the token, or there is none.
+    Unauthorized,
+    /// It has no agent pool of that name that the token may see.
+    PoolNotFound,
+    /// It asked to wait.
+    Throttled,
+}
+
+/// A registered agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// Id in Azure DevOps.
+    pub id: i64,
+    /// Its name, which is its Pod's name.
+    pub name: String,
+    /// `Idle`, `Busy`, `Draining` or `Offline`.
+    pub status: String,
+    /// When its Pod was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Time>,
+    /// When it last ended a job; absent for one that never had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_active: Option<Time>,
+    /// When it was registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_on: Option<Time>,
+    /// The job request that it ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_completed_request: Option<FinishedRequest>,
+}
+
+/// A job request that ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FinishedRequest {
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_time: Option<Time>,
+}
+
+/// An index in use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentIndexStatus {
+    /// Name of the Pod.
+    pub pod_name: String,
+    /// `Starting`, `Idle`, `Busy`, `Draining`, `Stopping` or `Finished`.
+    pub status: String,
+    /// Whether the agent belongs to `minAgents`.
+    pub is_min_agent: bool,
+    /// When the Pod was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Time>,
+    /// Claims of this index.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pvc_names: Vec<String>,
+}

@@ -1,0 +1,306 @@
+//! Rules of a spec that go beyond its types. The schema states most of them as well, so that the API server refuses
+//! a violation; they are here because an object may be older than the schema, and because a webhook reports them all.
+
+use std::{collections::BTreeSet, fmt};
+
+use crate::{OrganizationUrl, RunnerPoolSpec, SecurityContext};
+
+/// Variables that the operator sets on every agent; `extraEnv` may not redefine them.
+pub const RESERVED_ENV: [&str; 7] = [
+    "AZP_URL",
+    "AZP_POOL",
+    "AZP_TOKEN",
+    "AZP_TOKEN_FILE",
+    "AZP_AGENT_NAME",
+    "AZP_CAPABILITY",
+    crate::names::ENV_OWNER,
+];
+
+/// A rule that a spec breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field, like `spec.pvcs[0].storage`.
+    pub field: String,
+    /// What is wrong with it and what to write instead.
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// All violations of a spec, in the order of its fields; none for a valid one.
+pub fn validate(spec: &RunnerPoolSpec) -> Vec<Violation> {
+    let mut found = Violations::default();
+    if let Err(error) = OrganizationUrl::parse(&spec.az_do_url) {
+        found.add("azDoUrl", error.to_string());
+    }
+    if spec.pool.trim().is_empty() {
+        found.add("pool", "must name an agent pool");
+    }
+    if spec.pat_secret_name.trim().is_empty() {
+        found.add(
+            "patSecretName",
+            "must name a Secret of this namespace with the key `token`",
+        );
+    }
+    check_image(&mut found, "image", &spec.image);
+    if spec.max_agents == 0 {
+        found.add("maxAgents", "must be at least 1");
+    }
+    if spec.min_agents > spec.max_agents {
+        found.add(
+            "minAgents",
+            format!("must not be above maxAgents, which is {}", spec.max_agents),
+        );
+    }
+    if spec.poll_interval_seconds < 5 {
+        found.add("pollIntervalSeconds", "must be at least 5");
+    }
+    for (capability, image) in &spec.capability_images {
+        if capability.is_empty() || capability.contains(char::is_whitespace) {
+            found.add(
+                format!("capabilityImages[{capability:?}]"),
+                "a capability is one word",
+            );
+        }
+        check_image(
+            &mut found,
+            format!("capabilityImages[{capability:?}]"),
+            image,
+        );
+    }
+    check_env(&mut found, spec);
+    check_claims(&mut found, spec);
+    let mut secrets = BTreeSet::new();
+    for (i, source) in spec.cert_trust_store.iter().enumerate() {
+        let field = format!("certTrustStore[{i}].secretName");
+        if !is_object_name(&source.secret_name) {
+            found.add(field, "must name a Secret of this namespace");
+        } else if !secrets.insert(&source.secret_name) {
+            found.add(field, "is listed twice");
+        }
+    }
+    if let Some(init) = &spec.init_container {
+        check_image(&mut found, "initContainer.image", &init.image);
+    }
+    if let Some(context) = &spec.security_context {
+        check_ids(&mut found, context);
+    }
+    found.0
+}
+
+fn check_ids(found: &mut Violations, context: &SecurityContext) {
+    if context.run_as_user < 1 {
+        let remedy = "must be at least 1: agents do not run as root";
+        found.add("securityContext.runAsUser", remedy);
+    }
+    for (field, id) in [
+        ("securityContext.runAsGroup", context.run_as_group),
+        ("securityContext.fsGroup", context.fs_group),
+    ] {
+        if id < 0 {
+            found.add(field, "must not be negative");
+        }
+    }
+}
+
+fn check_image(found: &mut Violations, field: impl Into<String>, image: &str) {
+    if image.is_empty() || image.contains(char::is_whitespace) {
+        found.add(field, "must name an image, without blanks");
+    }
+}
+
+fn check_env(found: &mut Violations, spec: &RunnerPoolSpec) {
+    let mut names = BTreeSet::new();
+    for (i, env) in spec.extra_env.iter().enumerate() {
+        let field = format!("extraEnv[{i}]");
+        if !is_env_name(&env.name) {
+            found.add(
+                format!("{field}.name"),
+                "must begin with a letter, - . or _ and go on with these or digits",
+            );
+        } else if RESERVED_ENV.contains(&env.name.as_str()) {
+            found.add(
+                format!("{field}.name"),
+                format!("{} is set by the operator; choose another name", env.name),
+            );
+        } else if !names.insert(&env.name) {
+            found.add(
+                format!("{field}.name"),
+                format!("{} is given twice", env.name),
+            );
+        }
+        if env.value.is_some() == env.value_from.is_some() {
+            found.add(field, "exactly one of value and valueFrom must be given");
+        }
+    }
+}
+
+/// The names that a Pod takes (Kubernetes: `IsEnvVarName`).
+fn is_env_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    !name.is_empty()
+        && name.chars().all(allowed)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name != "."
+        && !name.starts_with("..")
+}
+
+fn check_claims(found: &mut Violations, spec: &RunnerPoolSpec) {
+    let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    for (i, claim) in spec.pvcs.iter().enumerate() {
+        let field = format!("pvcs[{i}]");
+        if !is_label(&claim.name) {
+            let remedy = "must be lower-case letters, digits and - inside, at most 63 of them";
+            found.add(format!("{field}.name"), remedy);
+        } else if !names.insert(&claim.name) {
+            found.add(format!("{field}.name"), "must differ from every other name");
+        }
+        if !claim.mount_path.starts_with('/') || claim.mount_path.contains(':') {
+            found.add(
+                format!("{field}.mountPath"),
+                "must be an absolute path without a colon",
+            );
+        } else if !paths.insert(&claim.mount_path) {
+            found.add(
+                format!("{field}.mountPath"),
+                "must differ from every other mountPath",
+            );
+        }
+        match &claim.storage {
+            None if claim.create_pvc => {
+                let remedy = "is required when the claim is created; write it like 10Gi, or set createPvc to false";
+                found.add(format!("{field}.storage"), remedy);
+            }
+            Some(storage) if !is_quantity(storage) => {
+                found.add(format!("{field}.storage"), "must be a quantity like 10Gi");
+            }
+            _ => {}
+        }
+        if !claim.create_pvc && claim.delete_with_agent {
+            let remedy = "needs createPvc: a claim that the operator did not create is not deleted";
+            found.add(format!("{field}.deleteWithAgent"), remedy);
+        }
+    }
+}
+
+/// A name that may be part of the name of a volume (Kubernetes: RFC 1123 label).
+fn is_label(name: &str) -> bool {
+    name.len() <= 63 && !name.contains('.') && is_object_name(name)
+}
+
+/// A name that an object may have: lower-case letters, digits, and - and . inside.
+fn is_object_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    let outer = |c: char| inner(c) && !matches!(c, '-' | '.');
+    name.len() <= 253 && name.starts_with(outer) && name.ends_with(outer) && name.chars().all(inner)
+}
+
+/// A number with a suffix or an exponent, as Kubernetes writes quantities (`apimachinery/pkg/api/resource`).
+fn is_quantity(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let suffix = unsigned.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let number = &unsigned[..unsigned.len() - suffix.len()];
+    let is_number =
+        number.contains(|c: char| c.is_ascii_digit()) && number.matches('.').count() < 2;
+    let is_exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|exponent| {
+        let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit())
+    });
+    let is_suffix = matches!(
+        suffix,
+        "" | "n"
+            | "u"
+            | "m"
+            | "k"
+            | "M"
+            | "G"
+            | "T"
+            | "P"
+            | "E"
+            | "Ki"
+            | "Mi"
+            | "Gi"
+            | "Ti"
+            | "Pi"
+            | "Ei"
+    );
+    is_number && (is_suffix || is_exponent)
+}
+
+#[derive(Default)]
+struct Violations(Vec<Violation>);
+
+impl Violations {
+    fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Violation {
+            field: format!("spec.{}", field.into()),
+            message: message.into(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(yaml: &str) -> RunnerPoolSpec {
+        let base = "azDoUrl: https://dev.azure.com/acme\npool: p\npatSecretName: pat\n";
+        let image = if yaml.contains("\nimage:") || yaml.starts_with("image:") {
+            ""
+        } else {
+            "image: agent:1\n"
+        };
+        serde_saphyr::from_str(&format!("{base}{image}{yaml}")).expect("a spec")
+    }
+
+    fn fields(spec: &RunnerPoolSpec) -> Vec<String> {
+        validate(spec)
+            .into_iter()
+            .map(|violation| violation.field)
+            .collect()
+    }
+
+    #[test]
+    fn a_minimal_spec_is_valid_and_has_the_documented_defaults() {
+        let spec = spec("");
+        assert_eq!(validate(&spec), []);
+        assert_eq!(
+            (spec.max_agents, spec.min_agents, spec.ttl_idle_seconds),
+            (10, 0, 0)
+        );
+        assert_eq!(spec.poll_interval_seconds, 5);
+        assert_eq!(spec.image_pull_policy, crate::ImagePullPolicy::IfNotPresent);
+    }
+
+    #[test]
+    fn an_explicit_zero_stays_zero() {
+        assert_eq!(spec("ttlIdleSeconds: 0\n").ttl_idle_seconds, 0);
+    }
+
+    #[test]
+    fn all_violations_are_reported_at_once() {
+        let spec = spec(
+            "image: 'two words'\nminAgents: 3\nmaxAgents: 2\nextraEnv:\n- {name: AZP_URL, value: x}\n- {name: A}\n\
+             pvcs:\n- {name: a, mountPath: rel, createPvc: false, deleteWithAgent: true}\n- {name: a, mountPath: /b}\n\
+             certTrustStore: [{secretName: c}, {secretName: c}]\n",
+        );
+        assert_eq!(
+            fields(&spec),
+            [
+                "spec.image",
+                "spec.minAgents",
+                "spec.extraEnv[0].name",
+                "spec.extraEnv[1]",
+                "spec.pvcs[0].mountPath",
+                "spec.pvcs[0].deleteWithAgent",
+                "spec.pvcs[1].name",
+                "spec.pvcs[1].storage",
+                "spec.certTrustStore[1].secretName",
+            ]
+        );
+    }
+}
