@@ -1,0 +1,282 @@
+//! The invariants of any plan, stated apart from the rules that make one. They run in tests, and once more before a
+//! plan is carried out: a plan that breaks one is reported, not carried out.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
+
+use jiff::Timestamp;
+
+use crate::{Action, Intake, Look, Plan, Pod, PodPhase, Registration, STARTUP_WINDOW, Snapshot};
+
+/// An invariant that a plan breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// More agents than `maxAgents`.
+    AboveMaximum {
+        /// Agents there would be.
+        agents: usize,
+    },
+    /// A removal although Azure DevOps could not be looked at, or not recently.
+    RemovalWithoutLook {
+        /// What would be removed.
+        name: String,
+    },
+    /// A removal of an agent that a job is assigned to.
+    BusyRemoved {
+        /// The agent.
+        name: String,
+    },
+    /// A removal of a live agent that a look has not seen disabled.
+    NotDisabled {
+        /// The agent.
+        name: String,
+    },
+    /// An action on a registration that is not provably ours.
+    NotOurs {
+        /// The registration.
+        name: String,
+    },
+    /// A new agent with a name that is in use.
+    NameInUse {
+        /// The name.
+        name: String,
+    },
+    /// A new agent or placeholder for a RunnerPool that is being deleted.
+    CreatedWhileDeleting {
+        /// Its name.
+        name: String,
+    },
+    /// A deletion of the Pod of an agent that may be working.
+    LivePodDeleted {
+        /// The Pod.
+        name: String,
+    },
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AboveMaximum { agents } => {
+                write!(f, "there would be {agents} agents, more than maxAgents")
+            }
+            Self::RemovalWithoutLook { name } => {
+                write!(f, "{name} would be removed without a recent look")
+            }
+            Self::BusyRemoved { name } => {
+                write!(f, "{name} would be removed while a job is assigned to it")
+            }
+            Self::NotDisabled { name } => {
+                write!(f, "{name} would be removed before a look saw it disabled")
+            }
+            Self::NotOurs { name } => write!(f, "{name} is not provably ours"),
+            Self::NameInUse { name } => {
+                write!(f, "{name} would be created although the name is in use")
+            }
+            Self::CreatedWhileDeleting { name } => {
+                write!(
+                    f,
+                    "{name} would be created although the RunnerPool is being deleted"
+                )
+            }
+            Self::LivePodDeleted { name } => write!(
+                f,
+                "the Pod {name} would be deleted although its agent may work"
+            ),
+        }
+    }
+}
+
+/// Every invariant that carrying out the plan would break.
+pub fn check(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Vec<Breach> {
+    let facts = Facts::new(snapshot, now);
+    let mut breaches: Vec<Breach> = plan
+        .actions
+        .iter()
+        .filter_map(|planned| facts.breach(&planned.action))
+        .collect();
+    let mut created = HashSet::new();
+    for planned in &plan.actions {
+        if let Action::CreateAgent { name, .. } = &planned.action
+            && !created.insert(name)
+        {
+            breaches.push(Breach::NameInUse { name: name.clone() });
+        }
+    }
+    let agents = facts.alive + created.len();
+    if !created.is_empty() && agents > snapshot.pool.max_agents as usize {
+        breaches.push(Breach::AboveMaximum { agents });
+    }
+    breaches
+}
+
+struct Facts<'a> {
+    snapshot: &'a Snapshot,
+    now: Timestamp,
+    registrations: HashMap<i64, &'a Registration>,
+    reserved: HashSet<i64>,
+    /// Names of registrations that are provably ours.
+    registered: HashSet<&'a str>,
+    pods: HashMap<&'a str, &'a Pod>,
+    names: HashSet<String>,
+    alive: usize,
+}
+
+impl<'a> Facts<'a> {
+    fn new(snapshot: &'a Snapshot, now: Timestamp) -> Self {
+        let (registrations, reserved) = match &snapshot.look {
+            Look::Known(look) => (
+                look.agent_pool
+                    .registrations
+                    .iter()
+                    .map(|registration| (registration.id, registration))
+                    .collect(),
+                look.agent_pool
+                    .requests
+                    .iter()
+                    .filter_map(|request| request.reserved_agent)
+                    .collect(),
+            ),
+            Look::Unknown { .. } => (HashMap::new(), HashSet::new()),
+        };
+        let mut names: HashSet<String> = snapshot
+            .cluster
+            .pods
+            .iter()
+            .map(|pod| pod.name.to_ascii_lowercase())
+            .collect();
+        let seen = match &snapshot.look {
+            Look::Known(look) => Some(&look.agent_pool),
+            Look::Unknown { last, .. } => last.as_ref(),
+        };
+        let seen = seen.iter().flat_map(|agent_pool| &agent_pool.registrations);
+        names.extend(seen.map(|registration| registration.name.to_ascii_lowercase()));
+        names.extend(
+            snapshot
+                .cluster
+                .taken
+                .iter()
+                .map(|name| name.to_ascii_lowercase()),
+        );
+        let alive = snapshot
+            .cluster
+            .pods
+            .iter()
+            .filter(|pod| pod.phase.finished_at().is_none())
+            .count();
+        let pods = snapshot.cluster.pods.iter();
+        let mut facts = Self {
+            snapshot,
+            now,
+            registrations,
+            reserved,
+            registered: HashSet::new(),
+            pods: pods.map(|pod| (pod.name.as_str(), pod)).collect(),
+            names,
+            alive,
+        };
+        let registrations = facts.registrations.values();
+        facts.registered = registrations
+            .filter(|registration| facts.is_ours(registration))
+            .map(|registration| registration.name.as_str())
+            .collect();
+        facts
+    }
+
+    fn breach(&self, action: &Action) -> Option<Breach> {
+        match action {
+            Action::CreateAgent { name, .. } if self.snapshot.pool.deleting => {
+                Some(Breach::CreatedWhileDeleting { name: name.clone() })
+            }
+            Action::CreateAgent { name, .. } => self
+                .names
+                .contains(&name.to_ascii_lowercase())
+                .then(|| Breach::NameInUse { name: name.clone() }),
+            Action::AddPlaceholder { name, .. } => self
+                .snapshot
+                .pool
+                .deleting
+                .then(|| Breach::CreatedWhileDeleting { name: name.clone() }),
+            Action::Disable { agent_id, name } => self.foreign(*agent_id, name),
+            Action::RemovePlaceholder { agent_id, name }
+            | Action::Remove { agent_id, name, .. } => self
+                .without_look(name)
+                .or_else(|| self.foreign(*agent_id, name))
+                .or_else(|| self.busy(*agent_id, name))
+                .or_else(|| self.not_disabled(*agent_id, name)),
+            Action::DeletePod { name, uid } => self.live_pod(name, uid),
+            Action::DeleteClaim { .. } | Action::MarkPod { .. } => None,
+        }
+    }
+
+    fn without_look(&self, name: &str) -> Option<Breach> {
+        let recent =
+            matches!(&self.snapshot.look, Look::Known(look) if self.now <= look.fresh_until);
+        (!recent).then(|| Breach::RemovalWithoutLook {
+            name: name.to_owned(),
+        })
+    }
+
+    fn foreign(&self, agent_id: i64, name: &str) -> Option<Breach> {
+        let registration = self.registrations.get(&agent_id);
+        let ours = registration.is_some_and(|registration| self.is_ours(registration));
+        (!ours).then(|| Breach::NotOurs {
+            name: name.to_owned(),
+        })
+    }
+
+    fn is_ours(&self, registration: &Registration) -> bool {
+        match &registration.owner_mark {
+            Some(mark) => *mark == self.snapshot.pool.owner_mark,
+            None => self
+                .pods
+                .get(registration.name.as_str())
+                .is_some_and(|pod| !pod.marked),
+        }
+    }
+
+    fn busy(&self, agent_id: i64, name: &str) -> Option<Breach> {
+        let assigned = self
+            .registrations
+            .get(&agent_id)
+            .is_some_and(|registration| registration.assigned.is_some());
+        (assigned || self.reserved.contains(&agent_id)).then(|| Breach::BusyRemoved {
+            name: name.to_owned(),
+        })
+    }
+
+    /// A live agent must have been seen disabled; one without a session whose Pod is gone or has ended need not.
+    fn not_disabled(&self, agent_id: i64, name: &str) -> Option<Breach> {
+        let registration = self.registrations.get(&agent_id)?;
+        let pod = self.pods.get(registration.name.as_str());
+        let dead = pod.is_none_or(|pod| pod.phase.finished_at().is_some()) && !registration.online;
+        let seen_disabled = registration.intake == Intake::Disabled;
+        (!seen_disabled && !dead).then(|| Breach::NotDisabled {
+            name: name.to_owned(),
+        })
+    }
+
+    fn live_pod(&self, name: &str, uid: &str) -> Option<Breach> {
+        let breach = || {
+            Some(Breach::LivePodDeleted {
+                name: name.to_owned(),
+            })
+        };
+        let Some(pod) = self.pods.get(name).filter(|pod| pod.uid == uid) else {
+            return breach();
+        };
+        if self.registered.contains(name) {
+            return breach();
+        }
+        let silent =
+            self.snapshot.pool.deleting && self.now.duration_since(pod.created_at) > STARTUP_WINDOW;
+        match pod.phase {
+            PodPhase::Running if silent => self.without_look(name),
+            PodPhase::Running => breach(),
+            PodPhase::Pending | PodPhase::Succeeded { .. } | PodPhase::Failed { .. } => {
+                self.without_look(name)
+            }
+        }
+    }
+}

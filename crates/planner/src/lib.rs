@@ -1,0 +1,48 @@
+//! Decides what to do about the agents of one RunnerPool: [`plan`] turns a [`Snapshot`] and a time into a [`Plan`].
+//!
+//! Pure: no I/O, no clock, no state between two calls. The crate knows neither Kubernetes nor HTTP; what it is told
+//! stands in the snapshot, and what could not be looked at stands there as unknown, never as empty.
+
+mod agents;
+mod check;
+mod plan;
+mod remove;
+mod scale;
+mod snapshot;
+mod surplus;
+
+pub use agents::{Agent, AgentState};
+pub use check::{Breach, check};
+pub use plan::{Action, Plan, Planned, Shortage, Why, Withheld};
+pub use snapshot::{
+    AgentPool, Claim, Cluster, Intake, JobRequest, KnownLook, Look, Pod, PodPhase, Pool, Profile,
+    Registration, Snapshot,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+/// How long an idle agent that no queued job needs is kept before it is taken back, when it is not `ttlIdleSeconds`
+/// that says so. Long enough that a job which is queued at that moment finds it, short beside the start of a Pod.
+pub const SURPLUS_GRACE: SignedDuration = SignedDuration::from_secs(30);
+
+/// How long a Pod that failed before it ran a job stands for the job that it was made for, so that a Pod which cannot
+/// work is not made again at once and without end.
+pub const RETRY_DELAY: SignedDuration = SignedDuration::from_secs(30);
+
+/// How long an agent whose container runs may take to come online before it no longer counts as one that is starting.
+pub const STARTUP_WINDOW: SignedDuration = SignedDuration::from_mins(10);
+
+/// What to do now, why, and why not more. Equal input gives an equal plan, and the plan after a carried-out plan is
+/// empty as soon as the snapshot shows its effects.
+pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let agents = agents::join(snapshot, now);
+    let queued = scale::queued(snapshot);
+    let mut plan = Plan::default();
+    remove::plan(snapshot, &agents, &queued, now, &mut plan);
+    if !snapshot.pool.deleting {
+        scale::plan(snapshot, &agents, &queued, now, &mut plan);
+    }
+    plan.finished = snapshot.pool.deleting && remove::nothing_left(snapshot, &agents, now);
+    plan.agents = agents.into_values().collect();
+    plan
+}

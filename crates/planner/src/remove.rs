@@ -1,0 +1,321 @@
+//! What is to go: agents that are not needed, outdated, ended or orphaned, their claims, and placeholders without a
+//! profile. A removal takes two looks: the first disables the agent, the second sees that it is disabled and free.
+
+use std::collections::{BTreeMap, HashSet};
+
+use jiff::Timestamp;
+
+use crate::{
+    Action, Agent, AgentState, Intake, JobRequest, KnownLook, Look, Plan, Pod, Registration,
+    Snapshot, Why,
+    agents::is_ours,
+    scale::{QueuedJob, retry_at, whole_second},
+    surplus::surplus,
+};
+
+pub(crate) fn plan(
+    snapshot: &Snapshot,
+    agents: &BTreeMap<u32, Agent>,
+    queued: &[QueuedJob<'_>],
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let look = match &snapshot.look {
+        Look::Known(look) => look,
+        Look::Unknown { reason, .. } => {
+            for agent in agents
+                .values()
+                .filter(|agent| agent.state == AgentState::Finished)
+            {
+                plan.withhold(
+                    &agent.name,
+                    Why::Unknown {
+                        reason: reason.clone(),
+                    },
+                );
+            }
+            return;
+        }
+    };
+    let surplus = surplus(snapshot, look, agents, queued, now, plan);
+    for (index, agent) in agents {
+        let unwanted = if snapshot.pool.deleting {
+            Some(Why::Deleting)
+        } else if agent.outdated {
+            Some(Why::Outdated)
+        } else {
+            surplus.get(index).cloned()
+        };
+        one(snapshot, agent, unwanted, look, now, plan);
+    }
+    claims(snapshot, agents, plan);
+    placeholders(snapshot, look, now, plan);
+}
+
+/// What is to be done about one agent.
+fn one(
+    snapshot: &Snapshot,
+    agent: &Agent,
+    unwanted: Option<Why>,
+    look: &KnownLook,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    match (agent.state, &agent.pod, &agent.registration) {
+        (AgentState::Busy { request }, Some(pod), Some(registration)) => {
+            mark(pod, Some(request), true, plan);
+            if let Some(why) = unwanted {
+                // It keeps its job and gets no other.
+                disable(registration, why, plan);
+                plan.withhold(&agent.name, Why::Busy { request });
+            }
+        }
+        (AgentState::Idle { .. }, Some(pod), Some(registration)) => {
+            mark(pod, None, false, plan);
+            if let Some(why) = unwanted {
+                disable(registration, why, plan);
+            }
+        }
+        (AgentState::Drained, Some(pod), Some(registration)) => {
+            remove(registration, Some(pod), Why::Drained, look, now, plan);
+        }
+        (AgentState::Starting | AgentState::Offline, Some(pod), None) => {
+            let Some(why) = unwanted else { return };
+            let silent = agent.state == AgentState::Offline && why == Why::Deleting;
+            if agent.never_ran() || silent {
+                delete_pod(pod, why, look, now, plan);
+            } else {
+                plan.withhold(&agent.name, Why::Starting);
+            }
+        }
+        (
+            AgentState::Starting | AgentState::Offline | AgentState::Exiting,
+            Some(_),
+            Some(registration),
+        ) => {
+            if let Some(why) = unwanted {
+                disable(registration, why, plan);
+            }
+        }
+        (AgentState::Stopping, _, Some(registration)) => {
+            disable(registration, Why::PodStopping, plan);
+        }
+        (AgentState::Draining, ..) => plan.withhold(&agent.name, Why::AwaitingLook),
+        (AgentState::Finished, Some(pod), registration) => {
+            finished(snapshot, agent, pod, registration.as_ref(), look, now, plan);
+        }
+        (AgentState::Orphaned, _, Some(registration)) => {
+            gone(registration, None, Why::PodGone, look, now, plan);
+        }
+        _ => {}
+    }
+}
+
+/// A Pod that has ended: its registration goes, then the Pod. One that failed before it ran a job stays for a while,
+/// registration and all, as what tells that it was tried.
+fn finished(
+    snapshot: &Snapshot,
+    agent: &Agent,
+    pod: &Pod,
+    registration: Option<&Registration>,
+    look: &KnownLook,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let ended_before = pod
+        .phase
+        .finished_at()
+        .is_some_and(|at| at < whole_second(look.taken_at));
+    if !ended_before {
+        plan.withhold(&agent.name, Why::AwaitingLook);
+    } else if let Some(retry_at) = retry_at(agent, &snapshot.pool, now) {
+        if let Some(registration) = registration.filter(|registration| registration.online) {
+            disable(registration, Why::PodFinished, plan);
+        }
+        plan.withhold(&agent.name, Why::RetryLater);
+        plan.again_at(retry_at);
+    } else if let Some(registration) = registration {
+        gone(registration, Some(pod), Why::PodFinished, look, now, plan);
+    } else if !pod.stopping {
+        delete_pod(pod, Why::PodFinished, look, now, plan);
+    }
+}
+
+/// A registration whose agent cannot be running any more. Without a session nothing can be assigned to it; with one,
+/// the server may still believe in the agent, so it is disabled first.
+fn gone(
+    registration: &Registration,
+    pod: Option<&Pod>,
+    why: Why,
+    look: &KnownLook,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    match registration {
+        Registration {
+            assigned: Some(request),
+            ..
+        } => {
+            disable(registration, why, plan);
+            plan.withhold(&registration.name, Why::JobLost { request: *request });
+        }
+        Registration {
+            online: true,
+            intake: Intake::Enabled,
+            ..
+        } => disable(registration, why, plan),
+        Registration {
+            intake: Intake::DisableSent,
+            ..
+        } => plan.withhold(&registration.name, Why::AwaitingLook),
+        _ => remove(registration, pod, why, look, now, plan),
+    }
+}
+
+fn disable(registration: &Registration, why: Why, plan: &mut Plan) {
+    if registration.intake == Intake::Enabled {
+        plan.act(
+            Action::Disable {
+                agent_id: registration.id,
+                name: registration.name.clone(),
+            },
+            why,
+        );
+    }
+}
+
+fn remove(
+    registration: &Registration,
+    pod: Option<&Pod>,
+    why: Why,
+    look: &KnownLook,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let (agent_id, name) = (registration.id, registration.name.clone());
+    let pod_uid = pod.map(|pod| pod.uid.clone());
+    let remove = Action::Remove {
+        agent_id,
+        name,
+        pod_uid,
+    };
+    act_if_fresh(remove, why, look, now, plan);
+}
+
+fn delete_pod(pod: &Pod, why: Why, look: &KnownLook, now: Timestamp, plan: &mut Plan) {
+    let (name, uid) = (pod.name.clone(), pod.uid.clone());
+    act_if_fresh(Action::DeletePod { name, uid }, why, look, now, plan);
+}
+
+/// A removal relies on what the look saw, so an old look does not do.
+fn act_if_fresh(removal: Action, why: Why, look: &KnownLook, now: Timestamp, plan: &mut Plan) {
+    if now > look.fresh_until {
+        plan.withhold(removal.subject(), Why::AwaitingLook);
+    } else {
+        plan.act(removal, why);
+    }
+}
+
+fn mark(pod: &Pod, request: Option<i64>, guarded: bool, plan: &mut Plan) {
+    if (pod.request, pod.guarded) != (request, guarded) {
+        let (name, uid) = (pod.name.clone(), pod.uid.clone());
+        plan.act(
+            Action::MarkPod {
+                name,
+                uid,
+                request,
+                guarded,
+            },
+            Why::StateChanged,
+        );
+    }
+}
+
+/// Claims that went with an agent whose Pod is gone.
+fn claims(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>, plan: &mut Plan) {
+    for claim in &snapshot.cluster.claims {
+        let has_pod = agents
+            .get(&claim.index)
+            .is_some_and(|agent| agent.pod.is_some());
+        if !has_pod && !claim.stopping {
+            plan.act(
+                Action::DeleteClaim {
+                    name: claim.name.clone(),
+                    uid: claim.uid.clone(),
+                },
+                Why::AgentGone,
+            );
+        }
+    }
+}
+
+/// Placeholders of ours that no profile has.
+fn placeholders(snapshot: &Snapshot, look: &KnownLook, now: Timestamp, plan: &mut Plan) {
+    let pool = &snapshot.pool;
+    let profiles: HashSet<&str> = pool
+        .profiles
+        .iter()
+        .map(|profile| profile.name.as_str())
+        .collect();
+    for registration in placeholders_of(snapshot, look) {
+        let wanted = pool
+            .placeholder_of(&registration.name)
+            .is_some_and(|profile| profiles.contains(profile));
+        let why = match (pool.deleting, wanted) {
+            (true, _) => Why::Deleting,
+            (false, false) => Why::ProfileGone,
+            (false, true) => continue,
+        };
+        remove_placeholder(registration, why, look, now, plan);
+    }
+}
+
+/// A placeholder has no session and no job, unless somebody runs an agent in its place: then it goes as an agent does.
+fn remove_placeholder(
+    registration: &Registration,
+    why: Why,
+    look: &KnownLook,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let reserved = |request: &&JobRequest| request.reserved_agent == Some(registration.id);
+    let request = registration.assigned.or_else(|| {
+        let requests = look.agent_pool.requests.iter().filter(reserved);
+        requests.map(|request| request.id).min()
+    });
+    let (agent_id, name) = (registration.id, registration.name.clone());
+    match (request, registration.online, registration.intake) {
+        (Some(request), ..) => plan.withhold(&name, Why::Busy { request }),
+        (None, true, Intake::Enabled) => disable(registration, why, plan),
+        (None, true, Intake::DisableSent) => plan.withhold(&name, Why::AwaitingLook),
+        (None, ..) => {
+            let remove = Action::RemovePlaceholder { agent_id, name };
+            act_if_fresh(remove, why, look, now, plan);
+        }
+    }
+}
+
+fn placeholders_of<'a>(
+    snapshot: &'a Snapshot,
+    look: &'a KnownLook,
+) -> impl Iterator<Item = &'a Registration> {
+    let pool = &snapshot.pool;
+    look.agent_pool.registrations.iter().filter(|registration| {
+        pool.placeholder_of(&registration.name).is_some() && is_ours(pool, registration, None)
+    })
+}
+
+/// Whether nothing of a RunnerPool is left that its deletion has to wait for, as a look tells that is not old.
+pub(crate) fn nothing_left(
+    snapshot: &Snapshot,
+    agents: &BTreeMap<u32, Agent>,
+    now: Timestamp,
+) -> bool {
+    let Look::Known(look) = &snapshot.look else {
+        return false;
+    };
+    now <= look.fresh_until
+        && agents.is_empty()
+        && snapshot.cluster.claims.is_empty()
+        && placeholders_of(snapshot, look).next().is_none()
+}

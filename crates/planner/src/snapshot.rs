@@ -1,0 +1,261 @@
+//! What a plan is made from.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+
+/// Everything that a plan is made from.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What the user wants.
+    pub pool: Pool,
+    /// What the cluster holds.
+    pub cluster: Cluster,
+    /// What Azure DevOps said.
+    pub look: Look,
+}
+
+/// A RunnerPool's wishes, resolved from its spec.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Agents are named by this prefix and their index, as in `web-agent-0`.
+    pub agent_prefix: String,
+    /// Placeholders are named by this prefix and their profile, as in `web-placeholder-base`.
+    pub placeholder_prefix: String,
+    /// What a registration of ours carries as proof.
+    pub owner_mark: String,
+    /// Most Pods that are not finished.
+    pub max_agents: u32,
+    /// Agents that are kept without need.
+    pub min_agents: u32,
+    /// How long an agent may be idle; `None`: agents above the minimum run one job.
+    pub ttl_idle: Option<SignedDuration>,
+    /// Kinds of agents. The first serves every job that no other profile claims.
+    pub profiles: Vec<Profile>,
+    /// The RunnerPool is being deleted.
+    pub deleting: bool,
+}
+
+/// A kind of agent: an image and what it can do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    /// Its name.
+    pub name: String,
+    /// The demand whose jobs are served by this profile; `None` on the first.
+    pub capability: Option<String>,
+    /// Digest of the Pod that is made for it now.
+    pub shape: String,
+}
+
+/// What the cluster holds, as far as it concerns the RunnerPool.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// Pods that the RunnerPool owns.
+    pub pods: Vec<Pod>,
+    /// Claims that go with their agent. Kept claims are not listed: they are in nobody's way.
+    pub claims: Vec<Claim>,
+    /// Names in use by other RunnerPools of the same agent pool.
+    pub taken: BTreeSet<String>,
+}
+
+/// A Pod that the RunnerPool owns.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own that is read off the Pod"
+)]
+pub struct Pod {
+    /// Its name, which is its agent's name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Where it is in its life.
+    pub phase: PodPhase,
+    /// Whether its deletion was asked for.
+    pub stopping: bool,
+    /// When it was created; whole seconds.
+    pub created_at: Timestamp,
+    /// Name of its profile.
+    pub profile: String,
+    /// Digest of the shape it was made in; `None`: made by somebody who did not note it.
+    pub shape: Option<String>,
+    /// Whether it counts towards `min_agents`.
+    pub min_agent: bool,
+    /// Whether its agent ends after one job.
+    pub run_once: bool,
+    /// Whether its agent carries the owner mark; `false` for Pods of the former operator.
+    pub marked: bool,
+    /// The job request that it is labelled with.
+    pub request: Option<i64>,
+    /// Whether it is guarded against eviction.
+    pub guarded: bool,
+}
+
+/// Where a Pod is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodPhase {
+    /// The agent's container has never run.
+    Pending,
+    /// The agent's container runs.
+    Running,
+    /// It ended well.
+    Succeeded {
+        /// When; whole seconds.
+        at: Timestamp,
+    },
+    /// It ended badly.
+    Failed {
+        /// When; whole seconds.
+        at: Timestamp,
+    },
+}
+
+impl PodPhase {
+    /// When the Pod ended; `None` while it has not.
+    pub fn finished_at(self) -> Option<Timestamp> {
+        match self {
+            Self::Pending | Self::Running => None,
+            Self::Succeeded { at } | Self::Failed { at } => Some(at),
+        }
+    }
+}
+
+/// A claim that goes with its agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Index of its agent.
+    pub index: u32,
+    /// Whether its deletion was asked for.
+    pub stopping: bool,
+}
+
+/// What Azure DevOps said of the agent pool.
+#[derive(Clone, Debug)]
+pub enum Look {
+    /// It answered.
+    Known(KnownLook),
+    /// It did not, or not in a way that can be relied on.
+    Unknown {
+        /// Why not.
+        reason: String,
+        /// What the last answer said, for names only; `None` when there never was one.
+        last: Option<Arc<AgentPool>>,
+    },
+}
+
+/// A look that succeeded.
+#[derive(Clone, Debug)]
+pub struct KnownLook {
+    /// When it began: all that happened before shows in it.
+    pub taken_at: Timestamp,
+    /// Until when it may be relied on for a removal.
+    pub fresh_until: Timestamp,
+    /// What it saw, and what the operator itself changed since.
+    pub agent_pool: Arc<AgentPool>,
+}
+
+/// An agent pool in Azure DevOps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentPool {
+    /// Every registered agent, whoever registered it.
+    pub registrations: Vec<Registration>,
+    /// Every job request without a result.
+    pub requests: Vec<JobRequest>,
+}
+
+/// A registered agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Registration {
+    /// Its id.
+    pub id: i64,
+    /// Its name.
+    pub name: String,
+    /// The owner mark among its capabilities.
+    pub owner_mark: Option<String>,
+    /// Whether it has a session.
+    pub online: bool,
+    /// Whether it may get jobs.
+    pub intake: Intake,
+    /// The request that is assigned to it.
+    pub assigned: Option<i64>,
+    /// When it was registered.
+    pub created_on: Option<Timestamp>,
+    /// When the last request that it completed ended; `None`: it never completed one.
+    pub last_finished: Option<Timestamp>,
+}
+
+/// Whether an agent may get jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// It may.
+    Enabled,
+    /// It may not, and the look says so: what the look shows as free stays free.
+    Disabled,
+    /// The operator disabled it after the look: the next one tells whether it had a job by then.
+    DisableSent,
+}
+
+/// A job request without a result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRequest {
+    /// Its id; later requests have higher ones.
+    pub id: i64,
+    /// Its demands as Azure DevOps writes them.
+    pub demands: Vec<String>,
+    /// The agent that it is reserved for; `None`: it is queued.
+    pub reserved_agent: Option<i64>,
+}
+
+impl JobRequest {
+    /// Whether one of its demands is for this capability, without regard to case.
+    pub fn demands_capability(&self, capability: &str) -> bool {
+        self.demands.iter().any(|demand| {
+            demand
+                .split_whitespace()
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case(capability))
+        })
+    }
+}
+
+impl Pool {
+    /// The profile whose agents serve a job: the first that it demands, else the first of all.
+    pub fn profile_of(&self, request: &JobRequest) -> Option<&Profile> {
+        let demanded = |profile: &&Profile| {
+            profile
+                .capability
+                .as_ref()
+                .is_some_and(|capability| request.demands_capability(capability))
+        };
+        self.profiles
+            .iter()
+            .find(demanded)
+            .or_else(|| self.profiles.first())
+    }
+
+    /// The index in an agent's name; `None` for a name that we do not give.
+    pub fn index_of(&self, name: &str) -> Option<u32> {
+        let digits = name.strip_prefix(&self.agent_prefix)?;
+        let canonical = digits == "0" || !digits.starts_with(['0', '+']);
+        digits.parse().ok().filter(|_| canonical)
+    }
+
+    /// The profile in a placeholder's name; `None` for a name that we do not give.
+    pub fn placeholder_of<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_prefix(&self.placeholder_prefix)
+    }
+}
+
+impl Look {
+    /// The registrations that were last seen, however long ago; `None` when there never was an answer.
+    pub(crate) fn last_seen(&self) -> Option<&AgentPool> {
+        match self {
+            Self::Known(look) => Some(&look.agent_pool),
+            Self::Unknown { last, .. } => last.as_deref(),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Which agents nothing needs any more: idle for too long, more than the maximum, or in the way of a job that only
+//! another kind of agent can serve. Says what is surplus and never how it goes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+
+use crate::{
+    Agent, AgentState, KnownLook, Plan, Pod, Pool, SURPLUS_GRACE, Snapshot, Why,
+    agents::alive,
+    scale::{QueuedJob, whole_second},
+};
+
+/// Agents that nothing needs any more, by index. Per profile, the longest idle go first; agents of the minimum stay as
+/// long as they are not more than the minimum.
+pub(crate) fn surplus(
+    snapshot: &Snapshot,
+    look: &KnownLook,
+    agents: &BTreeMap<u32, Agent>,
+    queued: &[QueuedJob<'_>],
+    now: Timestamp,
+    plan: &mut Plan,
+) -> HashMap<u32, Why> {
+    let pool = &snapshot.pool;
+    let mut needed: HashMap<&str, usize> = HashMap::new();
+    for job in queued {
+        *needed.entry(job.profile).or_default() += 1;
+    }
+    let mut surplus = HashMap::new();
+    let (mut kept_warm, mut staying) = (0, 0_usize);
+    let (mut idle, mut starting) = (Vec::new(), Vec::new());
+    for agent in agents.values() {
+        let Some(pod) = agent.pod.as_ref().filter(|_| !agent.outdated) else {
+            continue;
+        };
+        if !stays(agent.state) {
+            continue;
+        }
+        staying += 1;
+        let warm = pod.min_agent && kept_warm < pool.min_agents;
+        kept_warm += u32::from(warm);
+        match agent.state {
+            // Agents of the minimum stay, and serve a queued job as any other does.
+            AgentState::Idle { .. } | AgentState::Starting if warm => {
+                serve(&mut needed, &pod.profile);
+            }
+            AgentState::Idle { since } => idle.push((since, agent, pod)),
+            AgentState::Starting => starting.push((agent, pod)),
+            _ => {}
+        }
+    }
+    // More than none only after `maxAgents` was lowered.
+    let mut above_maximum = staying.saturating_sub(pool.max_agents as usize);
+    // The longest idle first: they go first when there are too many.
+    idle.sort_by_key(|(since, agent, _)| (*since, std::cmp::Reverse(agent.index)));
+    let too_many = above_maximum.min(idle.len());
+    for (_, agent, _) in idle.drain(..too_many) {
+        surplus.insert(agent.index, Why::AboveMaximum);
+    }
+    above_maximum -= too_many;
+    // The one that worked last serves first: the others stay idle and become old enough to go.
+    idle.reverse();
+    idle.retain(|(_, _, pod)| !serve(&mut needed, &pod.profile));
+    // Pods whose agent may already run serve before those that never ran, which can be taken back at once.
+    starting.sort_by_key(|(agent, _)| (agent.never_ran(), agent.index));
+    for (agent, pod) in starting {
+        // A Pod made after the look was made for a job of it, which an agent that became idle since does not change.
+        let made_before = pod.created_at < whole_second(look.taken_at);
+        if agent.never_ran() && above_maximum > 0 {
+            above_maximum -= 1;
+            surplus.insert(agent.index, Why::AboveMaximum);
+        } else if !serve(&mut needed, &pod.profile) && agent.never_ran() && made_before {
+            surplus.insert(agent.index, Why::NotNeeded);
+        }
+    }
+    // A job that finds no room gets that of agents of other profiles, the longest idle first.
+    let room = (pool.max_agents as usize).saturating_sub(alive(snapshot, agents));
+    let going = agents.values().filter(|agent| is_going(agent)).count() + surplus.len();
+    let mut give_way = needed.values().sum::<usize>().saturating_sub(room + going);
+    for (since, agent, pod) in idle.into_iter().rev() {
+        let (due, why) = due(since, pod, pool);
+        if now >= due {
+            surplus.insert(agent.index, why);
+            give_way = give_way.saturating_sub(1);
+        } else if give_way > 0 {
+            surplus.insert(agent.index, Why::NotNeeded);
+            give_way -= 1;
+        } else {
+            plan.again_at(due);
+        }
+    }
+    surplus
+}
+
+/// Whether an agent in this state works on, or will.
+fn stays(state: AgentState) -> bool {
+    match state {
+        AgentState::Starting
+        | AgentState::Idle { .. }
+        | AgentState::Busy { .. }
+        | AgentState::Offline => true,
+        AgentState::Drained
+        | AgentState::Draining
+        | AgentState::Exiting
+        | AgentState::Stopping
+        | AgentState::Finished
+        | AgentState::Orphaned
+        | AgentState::Unknown => false,
+    }
+}
+
+/// Until when an idle agent that no queued job needs is kept.
+fn due(since: Timestamp, pod: &Pod, pool: &Pool) -> (Timestamp, Why) {
+    match pool.ttl_idle {
+        Some(ttl) if !pod.min_agent => (since + ttl, Why::IdleTooLong),
+        _ => (since + SURPLUS_GRACE, Why::NotNeeded),
+    }
+}
+
+/// Whether an agent that counts against `maxAgents` is about to make room without more ado.
+fn is_going(agent: &Agent) -> bool {
+    match agent.state {
+        AgentState::Drained | AgentState::Draining | AgentState::Exiting => true,
+        AgentState::Stopping => agent.request().is_none(),
+        AgentState::Idle { .. } | AgentState::Starting => agent.outdated,
+        AgentState::Busy { .. }
+        | AgentState::Offline
+        | AgentState::Finished
+        | AgentState::Orphaned
+        | AgentState::Unknown => false,
+    }
+}
+
+/// Takes one queued job of the profile, if there is one left.
+fn serve(needed: &mut HashMap<&str, usize>, profile: &str) -> bool {
+    match needed.get_mut(profile) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            true
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,106 @@
+//! What becomes of a snapshot when a plan is carried out and Azure DevOps is looked at again.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use planner::{Action, AgentPool, Intake, Look, Plan, Pod, PodPhase, Snapshot};
+
+use crate::world::{known, registration};
+
+/// The snapshot after every action of the plan succeeded, before a new look.
+pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Snapshot {
+    let mut next = snapshot.clone();
+    let mut agent_pool = match &next.look {
+        Look::Known(look) => AgentPool::clone(&look.agent_pool),
+        Look::Unknown { .. } => AgentPool::default(),
+    };
+    let registrations = &mut agent_pool.registrations;
+    let mut id = 10_000 + registrations.iter().map(|r| r.id).max().unwrap_or(0);
+    for planned in &plan.actions {
+        match planned.action.clone() {
+            Action::CreateAgent {
+                name,
+                profile,
+                min_agent,
+                run_once,
+                ..
+            } => {
+                let shape = snapshot
+                    .pool
+                    .profiles
+                    .iter()
+                    .find(|known| known.name == profile)
+                    .map(|profile| profile.shape.clone());
+                next.cluster.pods.push(Pod {
+                    uid: format!("pod-of-{name}-{now}"),
+                    name,
+                    phase: PodPhase::Pending,
+                    stopping: false,
+                    created_at: now,
+                    profile,
+                    shape,
+                    min_agent,
+                    run_once,
+                    marked: true,
+                    request: None,
+                    guarded: true,
+                });
+            }
+            Action::Disable { agent_id, .. } => {
+                for registration in registrations.iter_mut().filter(|r| r.id == agent_id) {
+                    registration.intake = Intake::DisableSent;
+                }
+            }
+            Action::Remove {
+                agent_id, pod_uid, ..
+            } => {
+                registrations.retain(|registration| registration.id != agent_id);
+                next.cluster
+                    .pods
+                    .retain(|pod| Some(&pod.uid) != pod_uid.as_ref());
+            }
+            Action::DeletePod { uid, .. } => next.cluster.pods.retain(|pod| pod.uid != uid),
+            Action::DeleteClaim { uid, .. } => next.cluster.claims.retain(|c| c.uid != uid),
+            Action::MarkPod {
+                uid,
+                request,
+                guarded,
+                ..
+            } => {
+                for pod in next.cluster.pods.iter_mut().filter(|pod| pod.uid == uid) {
+                    (pod.request, pod.guarded) = (request, guarded);
+                }
+            }
+            Action::AddPlaceholder { name, .. } => {
+                id += 1;
+                registrations.push(registration(id, &name));
+            }
+            Action::RemovePlaceholder { agent_id, .. } => {
+                registrations.retain(|registration| registration.id != agent_id);
+            }
+        }
+    }
+    if let Look::Known(look) = &mut next.look {
+        look.agent_pool = Arc::new(agent_pool);
+    }
+    next
+}
+
+/// The snapshot with a look that begins now: what was disabled shows as disabled, and Pods and claims that were being
+/// deleted are gone.
+pub(crate) fn look_again(snapshot: &Snapshot, now: Timestamp) -> Snapshot {
+    let mut next = snapshot.clone();
+    let mut agent_pool = match &next.look {
+        Look::Known(look) => AgentPool::clone(&look.agent_pool),
+        Look::Unknown { last, .. } => last.as_deref().cloned().unwrap_or_default(),
+    };
+    for registration in &mut agent_pool.registrations {
+        if registration.intake == Intake::DisableSent {
+            registration.intake = Intake::Disabled;
+        }
+    }
+    next.look = known(Arc::new(agent_pool), now);
+    next.cluster.pods.retain(|pod| !pod.stopping);
+    next.cluster.claims.retain(|claim| !claim.stopping);
+    next
+}

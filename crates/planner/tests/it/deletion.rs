@@ -1,0 +1,81 @@
+//! The end of a RunnerPool.
+
+use planner::{STARTUP_WINDOW, Why};
+
+use crate::world::{FOREIGN_MARK, World, agent, done, registration, web, withheld};
+
+/// A RunnerPool that is being deleted and whose placeholder is gone.
+fn ending() -> World {
+    web().deleting().without_registrations()
+}
+
+#[test]
+fn deletion_creates_nothing_and_drains() {
+    let plan = web()
+        .deleting()
+        .min(2)
+        .queued(1)
+        .with(agent(0).idle_for(1))
+        .with(agent(1).busy(7))
+        .with(agent(2))
+        .with(agent(3).running())
+        .with(agent(4).running().registered())
+        .plan();
+    assert_eq!(
+        done(&plan),
+        [
+            "delete pod 2",
+            "disable 0",
+            "disable 1",
+            "disable 4",
+            "remove placeholder web-placeholder-base",
+        ]
+    );
+    assert_eq!(withheld(&plan, "web-agent-1"), [&Why::Busy { request: 7 }]);
+    assert_eq!(withheld(&plan, "web-agent-3"), [&Why::Starting]);
+    assert!(!plan.finished);
+}
+
+#[test]
+fn an_agent_that_never_registers_holds_deletion_up_for_one_startup_window() {
+    let window = STARTUP_WINDOW.as_secs();
+    let started = |seconds: i64| ending().with(agent(0).running().created(-seconds));
+    assert_eq!(started(window).does(), [""; 0]);
+    assert_eq!(started(window + 1).does(), ["delete pod 0"]);
+}
+
+#[test]
+fn a_pod_that_just_failed_does_not_hold_deletion_up() {
+    let world = ending().with(agent(0).failed(-5));
+    assert_eq!(world.does(), ["delete pod 0"]);
+    let world = ending().with(agent(0).failed(-5).registered());
+    assert_eq!(world.does(), ["remove 0 and its pod"]);
+}
+
+#[test]
+fn deletion_is_finished_when_nothing_is_left() {
+    assert!(ending().plan().finished);
+    assert!(!web().plan().finished, "it is not being deleted");
+    let mut strangers = registration(5, "web-agent-0");
+    strangers.owner_mark = Some(FOREIGN_MARK.into());
+    assert!(
+        ending().registered(strangers).queued(1).plan().finished,
+        "strangers are none of its business"
+    );
+    for (left, world) in [
+        ("a Pod", ending().with(agent(0))),
+        ("a Pod that stops", ending().with(agent(0).stopping())),
+        ("a Pod that ended", ending().with(agent(0).succeeded(0))),
+        ("an agent", ending().with(agent(0).busy(7))),
+        (
+            "a registration",
+            ending().with(agent(0).registered().without_pod()),
+        ),
+        ("a placeholder", web().deleting()),
+        ("a claim", ending().claim(0)),
+        ("an unknown", ending().unknown()),
+        ("a stale look", ending().seen(-11)),
+    ] {
+        assert!(!world.plan().finished, "{left} is left");
+    }
+}

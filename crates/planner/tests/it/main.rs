@@ -1,0 +1,18 @@
+//! The planner under test: named cases that read as sentences, laws over random snapshots, and controls that show that
+//! the laws can fail.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and says where"
+)]
+
+mod carry_out;
+mod control;
+mod deletion;
+mod laws;
+mod placeholders;
+mod random;
+mod removal;
+mod replan;
+mod scale_up;
+mod tidy;
+mod world;
