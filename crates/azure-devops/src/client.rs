@@ -1,0 +1,350 @@
+//! The calls.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header::CONTENT_TYPE, redirect};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+
+use crate::{
+    Error, NewAgent, RateLimit, TaskAgent, TaskAgentJobRequest, TaskAgentPool, pacing::Pacing,
+};
+
+/// The service delays a throttled request by up to 30 s ("Rate and usage limits"); a shorter limit would give up on
+/// answers that are on their way.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+/// A host that cannot be reached in this time is down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The agent's own versions (`TaskAgentHttpClient`): every server that current agents can talk to knows them.
+const POOLS_VERSION: &str = "5.1-preview.1";
+const AGENTS_VERSION: &str = "6.0-preview.2";
+/// More pages than any pool has: a token that never ends must not be followed for ever.
+const MOST_PAGES: usize = 1000;
+/// Wait after a 429 that does not say how long.
+const UNSTATED_WAIT: Duration = Duration::from_secs(30);
+
+/// The connections of a process, shared by all of its [`Client`]s.
+pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .user_agent(concat!("azdo-runner-operator/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(ANSWER_TIMEOUT)
+        // A redirect leads to a sign-in page; following it would turn a refusal into a page with status 200.
+        .redirect(redirect::Policy::none())
+        .http1_only()
+        .build()
+}
+
+/// Client of one organization under one token. Clones share the pace that the service asks for.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    organization: String,
+    token: SecretString,
+    pacing: Arc<Mutex<Pacing>>,
+}
+
+impl Client {
+    /// A client of the organization or collection at this URL (without trailing slash). Nothing is sent yet.
+    pub fn new(
+        http: reqwest::Client,
+        organization: impl Into<String>,
+        token: SecretString,
+    ) -> Self {
+        Self {
+            http,
+            organization: organization.into(),
+            token,
+            pacing: Arc::default(),
+        }
+    }
+
+    /// Agent pools of this name. The service answers an unknown name with an empty list.
+    pub async fn get_agent_pools(&self, pool_name: &str) -> Result<Vec<TaskAgentPool>, Error> {
+        let query = [("poolName", pool_name), ("api-version", POOLS_VERSION)];
+        self.list("get_agent_pools", "", &query).await
+    }
+
+    /// Every agent of a pool with its capabilities, the request it holds and the one it ended last.
+    pub async fn get_agents(&self, pool_id: i64) -> Result<Vec<TaskAgent>, Error> {
+        let query = [
+            ("includeCapabilities", "true"),
+            ("includeAssignedRequest", "true"),
+            ("includeLastCompletedRequest", "true"),
+            ("api-version", AGENTS_VERSION),
+        ];
+        self.list("get_agents", &format!("/{pool_id}/agents"), &query)
+            .await
+    }
+
+    /// Every job request of a pool that has no result.
+    ///
+    /// `completedRequestCount=0` without `$top`: `$top` would bring finished ones back and cut the list at 200.
+    pub async fn get_agent_requests(
+        &self,
+        pool_id: i64,
+    ) -> Result<Vec<TaskAgentJobRequest>, Error> {
+        let query = [
+            ("completedRequestCount", "0"),
+            ("api-version", POOLS_VERSION),
+        ];
+        let mut requests: Vec<TaskAgentJobRequest> = self
+            .list(
+                "get_agent_requests",
+                &format!("/{pool_id}/jobrequests"),
+                &query,
+            )
+            .await?;
+        requests.retain(|request| request.result.is_none());
+        Ok(requests)
+    }
+
+    /// Registers an agent without a key.
+    pub async fn add_agent(&self, pool_id: i64, agent: &NewAgent) -> Result<TaskAgent, Error> {
+        let mut body = json!({ "enabled": true, "maxParallelism": 1, "provisioningState": "Provisioned", "status": "offline" });
+        merge(&mut body, json!(agent));
+        let request = self
+            .request(Method::POST, &format!("/{pool_id}/agents"))
+            .json(&body);
+        let response = self
+            .send(
+                "add_agent",
+                request.query(&[("api-version", AGENTS_VERSION)]),
+            )
+            .await?;
+        read("add_agent", response).await
+    }
+
+    /// Lets the service give an agent jobs, or not. A running job goes on.
+    pub async fn update_agent(
+        &self,
+        pool_id: i64,
+        agent_id: i64,
+        name: &str,
+        enabled: bool,
+    ) -> Result<(), Error> {
+        let body = json!({ "id": agent_id, "name": name, "enabled": enabled });
+        let request = self
+            .request(Method::PATCH, &format!("/{pool_id}/agents/{agent_id}"))
+            .json(&body);
+        self.send(
+            "update_agent",
+            request.query(&[("api-version", AGENTS_VERSION)]),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Deletes a registration. The service refuses while a job runs on the agent.
+    pub async fn delete_agent(&self, pool_id: i64, agent_id: i64) -> Result<(), Error> {
+        let request = self.request(Method::DELETE, &format!("/{pool_id}/agents/{agent_id}"));
+        self.send(
+            "delete_agent",
+            request.query(&[("api-version", AGENTS_VERSION)]),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// How long the service still wants to be left alone; `None`: it may be asked.
+    pub fn remaining_wait(&self) -> Option<Duration> {
+        self.pacing().remaining_wait(Instant::now())
+    }
+
+    /// What the service last said of this token's budget.
+    pub fn rate_limit(&self) -> Option<RateLimit> {
+        self.pacing().rate_limit
+    }
+
+    fn pacing(&self) -> MutexGuard<'_, Pacing> {
+        self.pacing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http
+            .request(
+                method,
+                format!("{}/_apis/distributedtask/pools{path}", self.organization),
+            )
+            .basic_auth("", Some(self.token.expose_secret()))
+            .header("Accept", "application/json")
+            // Ask for 401 instead of a sign-in page, as Microsoft's clients do.
+            .header("X-TFS-FedAuthRedirect", "Suppress")
+    }
+
+    /// A whole list, page after page.
+    async fn list<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Vec<T>, Error> {
+        let mut items = Vec::new();
+        let mut continuation: Option<String> = None;
+        for _ in 0..MOST_PAGES {
+            let mut request = self.request(Method::GET, path).query(query);
+            if let Some(token) = &continuation {
+                request = request.query(&[("continuationToken", token)]);
+            }
+            let response = self.send(operation, request).await?;
+            let next = response.headers().get("x-ms-continuationtoken");
+            continuation = next
+                .and_then(|token| token.to_str().ok())
+                .filter(|token| !token.is_empty())
+                .map(Into::into);
+            let page: Page<T> = read(operation, response).await?;
+            if page.count != page.value.len() {
+                let detail = format!("{} announced, {} sent", page.count, page.value.len());
+                return Err(Error::Incomplete { operation, detail });
+            }
+            items.extend(page.value);
+            if continuation.is_none() {
+                return Ok(items);
+            }
+        }
+        Err(Error::Incomplete {
+            operation,
+            detail: format!("it goes on after {MOST_PAGES} pages"),
+        })
+    }
+
+    /// Sends a request and classes the answer; an `Ok` is one that can be read as JSON.
+    async fn send(
+        &self,
+        operation: &'static str,
+        request: RequestBuilder,
+    ) -> Result<Response, Error> {
+        if let Some(retry_after) = self.remaining_wait() {
+            return Err(Error::Throttled {
+                operation,
+                retry_after,
+            });
+        }
+        let response = request.send().await.map_err(|source| Error::Transport {
+            operation,
+            source: source.without_url(),
+        })?;
+        let status = response.status();
+        let wait = self.pacing().note(response.headers(), Instant::now());
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            let retry_after = wait.unwrap_or(UNSTATED_WAIT);
+            self.pacing().wait(retry_after, Instant::now());
+            return Err(Error::Throttled {
+                operation,
+                retry_after,
+            });
+        }
+        if status.is_redirection() || status == StatusCode::NON_AUTHORITATIVE_INFORMATION {
+            return Err(sign_in(operation));
+        }
+        if status.is_success() {
+            // An empty answer, as to a DELETE, has no type.
+            let page = status != StatusCode::NO_CONTENT
+                && response.content_length() != Some(0)
+                && !is_json(&response);
+            return if page {
+                Err(sign_in(operation))
+            } else {
+                Ok(response)
+            };
+        }
+        Err(refusal(operation, response).await)
+    }
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    count: usize,
+    value: Vec<T>,
+}
+
+/// Microsoft's error body.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WrappedException {
+    message: String,
+    type_key: String,
+}
+
+async fn refusal(operation: &'static str, response: Response) -> Error {
+    let status = response.status();
+    let body = match response.bytes().await {
+        Ok(body) => body,
+        Err(source) => {
+            return Error::Transport {
+                operation,
+                source: source.without_url(),
+            };
+        }
+    };
+    // A gateway's page is no JSON; its status alone speaks then.
+    let WrappedException { message, type_key } = serde_json::from_slice(&body).unwrap_or_default();
+    let message = if message.is_empty() {
+        status
+            .canonical_reason()
+            .unwrap_or("no reason given")
+            .into()
+    } else {
+        message
+    };
+    match status {
+        StatusCode::UNAUTHORIZED => Error::Unauthorized {
+            operation,
+            detail: format!("the token was refused ({message}); renew it in the Secret"),
+        },
+        StatusCode::FORBIDDEN => Error::Unauthorized {
+            operation,
+            detail: format!(
+                "the token may not do this ({message}); it needs the scope Agent Pools (read, manage)"
+            ),
+        },
+        _ => Error::Status {
+            operation,
+            status,
+            type_key,
+            message,
+        },
+    }
+}
+
+fn sign_in(operation: &'static str) -> Error {
+    let detail = "the service answered with a sign-in page: the token is wrong or expired; renew it in the Secret";
+    Error::Unauthorized {
+        operation,
+        detail: detail.into(),
+    }
+}
+
+fn is_json(response: &Response) -> bool {
+    let content_type = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| {
+        value
+            .trim_start()
+            .to_ascii_lowercase()
+            .starts_with("application/json")
+    })
+}
+
+async fn read<T: DeserializeOwned>(
+    operation: &'static str,
+    response: Response,
+) -> Result<T, Error> {
+    let body = response.bytes().await.map_err(|source| Error::Transport {
+        operation,
+        source: source.without_url(),
+    })?;
+    serde_json::from_slice(&body).map_err(|source| Error::Unreadable { operation, source })
+}
+
+fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
+    if let (serde_json::Value::Object(into), serde_json::Value::Object(from)) = (into, from) {
+        into.extend(from);
+    }
+}
