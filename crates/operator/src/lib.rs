@@ -1,0 +1,15 @@
+//! The operator: watches `RunnerPools`, looks at their agent pools and keeps the agents that their jobs need.
+//!
+//! It decides nothing itself: `planner` does. It keeps no state that a restart would lose: everything is read again
+//! from the cluster and from Azure DevOps.
+
+pub mod cli;
+mod events;
+mod http;
+mod manifest;
+mod mirror;
+mod reader;
+mod reconcile;
+pub mod run;
+mod subscriptions;
+pub mod telemetry;

@@ -1,0 +1,4 @@
+//! Builds the objects that become an agent. Pure.
+
+pub(crate) mod claim;
+pub(crate) mod pod;

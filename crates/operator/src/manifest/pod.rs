@@ -1,0 +1,533 @@
+//! The Pod of an agent: how it is made, and what is read back from it.
+
+use std::collections::BTreeMap;
+
+use api::{RunnerPool, SecurityContext, names};
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, Container, ContainerState, EnvVar, EnvVarSource, ExecAction, KeyToPath,
+        Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext,
+        PodSpec, PodStatus, ProjectedVolumeSource, ResourceRequirements, SecretKeySelector,
+        SecretProjection, SecurityContext as ContainerSecurityContext, Volume, VolumeMount,
+        VolumeProjection,
+    },
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kube::{Resource as _, ResourceExt as _, api::ObjectMeta};
+use planner::PodPhase;
+
+use crate::{
+    manifest::claim,
+    mirror::{Mirrored, PoolKey},
+};
+
+/// Name of the container that runs the agent.
+pub(crate) const AGENT: &str = "agent";
+
+/// Longest time that a job may go on after its Pod was asked to stop, in seconds.
+const GRACE_PERIOD_SECONDS: i64 = 3600;
+
+/// Waits while a job runs, then stops the agent. The agent itself would cancel its job on SIGTERM, and an image whose
+/// first process is a plain shell would ignore it. Needs a POSIX shell and /proc.
+///
+/// Between two jobs there is a moment without a worker, and one between the arrival of a job and the start of its
+/// worker; so the worker must be missing three times, a second apart.
+const PRE_STOP: &str = r#"pids() {
+  for comm in /proc/[0-9]*/comm; do
+    name=
+    { read -r name <"$comm"; } 2>/dev/null
+    [ "$name" = "$1" ] || continue
+    pid=${comm%/comm}
+    echo "${pid##*/}"
+  done
+}
+free=0
+while [ "$free" -lt 3 ]; do
+  if [ -n "$(pids Agent.Worker)" ]; then free=0; else free=$((free + 1)); fi
+  sleep 1 2>/dev/null
+done
+for pid in $(pids Agent.Listener); do
+  kill -TERM "$pid" 2>/dev/null
+done
+exit 0
+"#;
+
+/// An agent to build a Pod for.
+#[derive(Clone, Debug)]
+pub(crate) struct Blueprint<'a> {
+    pub(crate) pool: &'a RunnerPool,
+    /// Uid of the namespace `kube-system`.
+    pub(crate) cluster: &'a str,
+    pub(crate) index: u32,
+    pub(crate) profile: &'a str,
+    pub(crate) shape: &'a str,
+    pub(crate) min_agent: bool,
+    pub(crate) run_once: bool,
+    /// Names in `spec.pvcs` whose claim is missing and optional.
+    pub(crate) without: &'a [String],
+}
+
+/// Digest of what the RunnerPool describes for a profile, leaving out what differs from agent to agent.
+pub(crate) fn shape(pool: &RunnerPool, cluster: &str, profile: &str) -> String {
+    let blueprint = Blueprint {
+        pool,
+        cluster,
+        index: 0,
+        profile,
+        shape: "",
+        min_agent: false,
+        run_once: false,
+        without: &[],
+    };
+    let text = serde_json::to_vec(&build(&blueprint).spec)
+        .expect("a Pod is plain data and always serialises");
+    let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+    // 64 bits tell the few shapes that a RunnerPool ever has apart.
+    digest
+        .as_ref()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The Pod to create.
+pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
+    let pool = blueprint.pool;
+    let name = names::agent(&pool.name_any(), blueprint.index);
+    let labels = [
+        (names::LABEL_APP, names::APP.to_owned()),
+        (names::LABEL_RUNNER_POOL, pool.name_any()),
+        (names::LABEL_MANAGED_BY, names::OPERATOR.to_owned()),
+        (names::LABEL_MIN_AGENT, blueprint.min_agent.to_string()),
+        (names::LABEL_CAPABILITY, blueprint.profile.to_owned()),
+        (
+            names::LABEL_CAPABILITY_AWARE,
+            pool.spec.capability_aware.to_string(),
+        ),
+    ];
+    let mut annotations = guards(true);
+    annotations.insert(names::ANNOTATION_SHAPE.into(), Some(blueprint.shape.into()));
+    Pod {
+        metadata: ObjectMeta {
+            namespace: pool.namespace(),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+            annotations: Some(
+                annotations
+                    .into_iter()
+                    .filter_map(|(key, value)| Some((key, value?)))
+                    .collect(),
+            ),
+            owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),
+            name: Some(name.clone()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec(blueprint, name)),
+        status: None,
+    }
+}
+
+/// Annotations that keep a Pod from being evicted; `None` takes one away.
+pub(crate) fn guards(guarded: bool) -> BTreeMap<String, Option<String>> {
+    let value = |value: &str| guarded.then(|| value.to_owned());
+    BTreeMap::from([
+        (names::ANNOTATION_SAFE_TO_EVICT.into(), value("false")),
+        (names::ANNOTATION_DO_NOT_DISRUPT.into(), value("true")),
+    ])
+}
+
+fn spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
+    let pool = blueprint.pool;
+    let user = (pool.spec.security_context.clone()).or_else(|| {
+        pool.spec
+            .init_container
+            .as_ref()
+            .map(|_| SecurityContext::default())
+    });
+    let (volumes, mounts) = volumes(blueprint);
+    let certificates = pool
+        .spec
+        .cert_trust_store
+        .iter()
+        .map(|source| certificate_volume(&source.secret_name));
+    let quantities = |cpu: &str, memory: &str| {
+        Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity(cpu.into())),
+            ("memory".to_owned(), Quantity(memory.into())),
+        ]))
+    };
+    let init = pool
+        .spec
+        .init_container
+        .as_ref()
+        .filter(|_| !mounts.is_empty());
+    PodSpec {
+        init_containers: init
+            .zip(user.as_ref())
+            .map(|(init, user)| vec![init_container(&init.image, user, &mounts)]),
+        containers: vec![Container {
+            name: AGENT.into(),
+            image: Some(image(pool, blueprint.profile).to_owned()),
+            image_pull_policy: Some(pool.spec.image_pull_policy.as_str().into()),
+            args: blueprint.run_once.then(|| vec!["--once".into()]),
+            env: Some(environment(blueprint, name)),
+            volume_mounts: some(mounts.into_iter().chain(certificate_mounts(pool)).collect()),
+            resources: Some(ResourceRequirements {
+                requests: quantities("100m", "256Mi"),
+                limits: quantities("2", "4Gi"),
+                ..ResourceRequirements::default()
+            }),
+            security_context: user.as_ref().map(|user| ContainerSecurityContext {
+                run_as_user: Some(user.run_as_user),
+                run_as_group: Some(user.run_as_group),
+                run_as_non_root: Some(true),
+                allow_privilege_escalation: Some(false),
+                ..ContainerSecurityContext::default()
+            }),
+            lifecycle: Some(Lifecycle {
+                pre_stop: Some(LifecycleHandler {
+                    exec: Some(ExecAction {
+                        command: Some(vec!["/bin/sh".into(), "-c".into(), PRE_STOP.into()]),
+                    }),
+                    ..LifecycleHandler::default()
+                }),
+                ..Lifecycle::default()
+            }),
+            ..Container::default()
+        }],
+        volumes: some(volumes.into_iter().chain(certificates).collect()),
+        security_context: user.map(|user| PodSecurityContext {
+            fs_group: Some(user.fs_group),
+            ..PodSecurityContext::default()
+        }),
+        restart_policy: Some("Never".into()),
+        termination_grace_period_seconds: Some(GRACE_PERIOD_SECONDS),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        ..PodSpec::default()
+    }
+}
+
+/// The image of a profile: `image` for the base, else the capability's.
+fn image<'a>(pool: &'a RunnerPool, profile: &str) -> &'a str {
+    pool.spec
+        .capability_images
+        .get(profile)
+        .filter(|_| profile != names::BASE)
+        .unwrap_or(&pool.spec.image)
+}
+
+fn some<T>(items: Vec<T>) -> Option<Vec<T>> {
+    (!items.is_empty()).then_some(items)
+}
+
+/// Volumes and mounts of the claims.
+fn volumes(blueprint: &Blueprint<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let templates = blueprint
+        .pool
+        .spec
+        .pvcs
+        .iter()
+        .filter(|template| !blueprint.without.contains(&template.name));
+    templates
+        .map(|template| {
+            let volume = Volume {
+                name: template.name.clone(),
+                persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                    claim_name: claim::name(blueprint.pool, template, blueprint.index),
+                    read_only: None,
+                }),
+                ..Volume::default()
+            };
+            let mount = VolumeMount {
+                name: template.name.clone(),
+                mount_path: template.mount_path.clone(),
+                ..VolumeMount::default()
+            };
+            (volume, mount)
+        })
+        .unzip()
+}
+
+/// Name of a certificate's volume, apart from the volumes of claims by its prefix.
+fn certificate_volume_name(secret: &str) -> String {
+    let name = format!("certificate-{}", secret.replace('.', "-"));
+    // A volume's name is a DNS label; a digest keeps long ones apart.
+    if name.len() <= 63 {
+        return name;
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, secret.as_bytes());
+    let digest: String = digest
+        .as_ref()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("certificate-{digest}")
+}
+
+/// `tls.crt`, and `ca.crt` where the Secret has one. Never `tls.key`.
+fn certificate_volume(secret: &str) -> Volume {
+    let source = |key: &str, optional: bool| VolumeProjection {
+        secret: Some(SecretProjection {
+            name: secret.into(),
+            items: Some(vec![KeyToPath {
+                key: key.into(),
+                path: key.into(),
+                ..KeyToPath::default()
+            }]),
+            optional: Some(optional),
+        }),
+        ..VolumeProjection::default()
+    };
+    Volume {
+        name: certificate_volume_name(secret),
+        projected: Some(ProjectedVolumeSource {
+            sources: Some(vec![source("tls.crt", false), source("ca.crt", true)]),
+            ..ProjectedVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+fn certificate_mounts(pool: &RunnerPool) -> impl Iterator<Item = VolumeMount> {
+    pool.spec.cert_trust_store.iter().flat_map(|source| {
+        let secret = &source.secret_name;
+        let mount = |path: String, sub_path: Option<&str>| VolumeMount {
+            name: certificate_volume_name(secret),
+            mount_path: path,
+            sub_path: sub_path.map(Into::into),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        };
+        [
+            mount(format!("/etc/ssl/certs/{secret}"), None),
+            mount(format!("/etc/ssl/certs/{secret}.crt"), Some("tls.crt")),
+        ]
+    })
+}
+
+/// Gives the mount path of each claim to the agent's user. It runs as root, and only so far as that needs.
+fn init_container(image: &str, user: &SecurityContext, mounts: &[VolumeMount]) -> Container {
+    let script = format!(
+        "for path in \"$@\"; do chown {user}:{group} \"$path\" && chmod u+rwx,g+rwx \"$path\" || exit 1; done",
+        user = user.run_as_user,
+        group = user.run_as_group,
+    );
+    let command = ["/bin/sh".into(), "-c".into(), script, "chown".into()];
+    Container {
+        name: "init-permissions".into(),
+        image: Some(image.into()),
+        command: Some(
+            command
+                .into_iter()
+                .chain(mounts.iter().map(|mount| mount.mount_path.clone()))
+                .collect(),
+        ),
+        volume_mounts: Some(mounts.to_vec()),
+        security_context: Some(ContainerSecurityContext {
+            run_as_user: Some(0),
+            run_as_group: Some(0),
+            run_as_non_root: Some(false),
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                add: Some(["CHOWN", "DAC_OVERRIDE", "FOWNER"].map(Into::into).to_vec()),
+                drop: Some(vec!["ALL".into()]),
+            }),
+            ..ContainerSecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn environment(blueprint: &Blueprint<'_>, name: String) -> Vec<EnvVar> {
+    let pool = blueprint.pool;
+    let mark = names::owner_mark(
+        blueprint.cluster,
+        &pool.namespace().unwrap_or_default(),
+        &pool.name_any(),
+    );
+    let plain = |name: &str, value: String| EnvVar {
+        name: name.into(),
+        value: Some(value),
+        value_from: None,
+    };
+    let token = EnvVar {
+        name: "AZP_TOKEN".into(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector {
+                name: pool.spec.pat_secret_name.clone(),
+                key: names::SECRET_TOKEN_KEY.into(),
+                optional: None,
+            }),
+            ..EnvVarSource::default()
+        }),
+    };
+    let own = [
+        plain(
+            "AZP_URL",
+            pool.spec.az_do_url.trim().trim_end_matches('/').to_owned(),
+        ),
+        plain("AZP_POOL", pool.spec.pool.trim().to_owned()),
+        token,
+        plain("AZP_AGENT_NAME", name),
+        plain("AZP_CAPABILITY", blueprint.profile.to_owned()),
+        plain(names::ENV_OWNER, mark),
+    ];
+    let extra = pool.spec.extra_env.iter().map(|env| EnvVar {
+        name: env.name.clone(),
+        value: env.value.clone(),
+        value_from: env.value_from.clone(),
+    });
+    own.into_iter().chain(extra).collect()
+}
+
+/// What the operator keeps of a Pod.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AgentPod {
+    /// Uid of the RunnerPool that owns it.
+    pub(crate) owner: String,
+    /// For the planner.
+    pub(crate) pod: planner::Pod,
+    /// Version of the object, for a deletion that must not meet a newer one.
+    pub(crate) resource_version: Option<String>,
+    /// Why it does not start or failed, as Kubernetes tells it.
+    pub(crate) trouble: Option<String>,
+}
+
+impl Mirrored for AgentPod {
+    type Object = Pod;
+
+    fn read(pod: &Pod) -> Option<(PoolKey, Self)> {
+        let owner = pod.owner_references().iter().find(|owner| {
+            owner.kind == "RunnerPool"
+                && owner.controller == Some(true)
+                && owner.api_version.starts_with("devops.opentools.mf/")
+        })?;
+        let key = PoolKey {
+            namespace: pod.namespace()?,
+            name: owner.name.clone(),
+        };
+        let agent = pod.spec.as_ref().and_then(|spec| {
+            spec.containers
+                .iter()
+                .find(|container| container.name == AGENT)
+        });
+        let label = |name: &str| pod.labels().get(name).cloned();
+        let created_at = pod
+            .creation_timestamp()
+            .map(|time| time.0)
+            .unwrap_or_default();
+        let view = planner::Pod {
+            name: pod.name_any(),
+            uid: pod.uid()?,
+            phase: phase(pod, created_at),
+            stopping: pod.meta().deletion_timestamp.is_some(),
+            created_at,
+            profile: label(names::LABEL_CAPABILITY).unwrap_or_else(|| names::BASE.into()),
+            shape: pod.annotations().get(names::ANNOTATION_SHAPE).cloned(),
+            min_agent: label(names::LABEL_MIN_AGENT).is_some_and(|value| value == "true"),
+            run_once: agent
+                .is_some_and(|agent| agent.args.iter().flatten().any(|arg| arg == "--once")),
+            marked: agent.is_some_and(|agent| {
+                agent
+                    .env
+                    .iter()
+                    .flatten()
+                    .any(|env| env.name == names::ENV_OWNER)
+            }),
+            request: label(names::LABEL_JOB_REQUEST_ID).and_then(|id| id.parse().ok()),
+            guarded: pod
+                .annotations()
+                .contains_key(names::ANNOTATION_SAFE_TO_EVICT),
+        };
+        let resource_version = pod.resource_version();
+        Some((
+            key,
+            Self {
+                owner: owner.uid.clone(),
+                pod: view,
+                resource_version,
+                trouble: trouble(pod),
+            },
+        ))
+    }
+
+    fn uid(&self) -> &str {
+        &self.pod.uid
+    }
+}
+
+fn agent_state(status: &PodStatus) -> Option<&ContainerState> {
+    status
+        .container_statuses
+        .iter()
+        .flatten()
+        .find(|container| container.name == AGENT)?
+        .state
+        .as_ref()
+}
+
+fn phase(pod: &Pod, created_at: jiff::Timestamp) -> PodPhase {
+    let Some(status) = &pod.status else {
+        return PodPhase::Pending;
+    };
+    let state = agent_state(status);
+    let ended = || {
+        let container = state.and_then(|state| state.terminated.as_ref()?.finished_at.as_ref());
+        let conditions = status
+            .conditions
+            .iter()
+            .flatten()
+            .filter_map(|condition| condition.last_transition_time.as_ref());
+        // An evicted Pod may have no container status: its last change of state tells.
+        container
+            .or_else(|| conditions.max_by_key(|time| time.0))
+            .map_or(created_at, |time| time.0)
+    };
+    match status.phase.as_deref() {
+        Some("Succeeded") => PodPhase::Succeeded { at: ended() },
+        Some("Failed") => PodPhase::Failed { at: ended() },
+        // A kubelet that does not answer says nothing of the agent: `Unknown` may well be running.
+        Some("Running" | "Unknown") => PodPhase::Running,
+        _ if state.is_some_and(|state| state.running.is_some() || state.terminated.is_some()) => {
+            PodPhase::Running
+        }
+        _ => PodPhase::Pending,
+    }
+}
+
+/// Reasons of a waiting container that are not trouble.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+fn trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    if status.phase.as_deref() == Some("Failed") {
+        let ended = agent_state(status).and_then(|state| state.terminated.as_ref());
+        let code = ended.map(|ended| format!("exit code {}", ended.exit_code));
+        return Some(
+            status
+                .reason
+                .clone()
+                .or(code)
+                .unwrap_or_else(|| "Failed".into()),
+        );
+    }
+    let containers = status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses)
+        .flatten();
+    let mut waiting = containers
+        .filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.clone());
+    let unscheduled = || {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions
+            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+            .and_then(|condition| condition.reason.clone())
+    };
+    waiting
+        .find(|reason| !STARTING.contains(&reason.as_str()))
+        .or_else(unscheduled)
+}

@@ -1,0 +1,184 @@
+//! Mirrors of Pods and claims: a watch feeds each, in a compact form, and the operator adds what it wrote itself, so that it
+//! never plans on a cluster that lacks its own last writes.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use futures::{Stream, StreamExt as _};
+use kube::{Resource, ResourceExt as _, runtime::watcher};
+
+/// Namespace and name of a RunnerPool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PoolKey {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl std::fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a mirror keeps of an object.
+pub(crate) trait Mirrored: Clone + Send + Sync + 'static {
+    /// The object as Kubernetes tells it.
+    type Object: Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + serde::de::DeserializeOwned
+        + 'static;
+
+    /// `None` for objects that belong to no RunnerPool.
+    fn read(object: &Self::Object) -> Option<(PoolKey, Self)>;
+    /// Uid of the object.
+    fn uid(&self) -> &str;
+}
+
+/// Uids of deleted objects that are remembered: an answer to our own write may arrive after the watch told the end.
+const TOMBSTONES: usize = 10_000;
+
+/// A mirror of all objects of one kind that belong to RunnerPools.
+#[derive(Debug)]
+pub(crate) struct Mirror<V>(RwLock<State<V>>);
+
+#[derive(Debug)]
+struct State<V> {
+    pools: HashMap<PoolKey, BTreeMap<String, V>>,
+    tombstones: VecDeque<String>,
+}
+
+impl<V> Default for Mirror<V> {
+    fn default() -> Self {
+        Self(RwLock::new(State {
+            pools: HashMap::new(),
+            tombstones: VecDeque::new(),
+        }))
+    }
+}
+
+impl<V: Mirrored> Mirror<V> {
+    /// The objects of a RunnerPool, by name.
+    pub(crate) fn of(&self, pool: &PoolKey) -> Vec<V> {
+        self.state()
+            .pools
+            .get(pool)
+            .map(|objects| objects.values().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Adds the answer to a write of ours, unless the watch has told the object's end already.
+    pub(crate) fn wrote(&self, object: &V::Object) {
+        let Some((pool, value)) = V::read(object) else {
+            return;
+        };
+        let mut state = self.state_mut();
+        if !state.tombstones.iter().any(|uid| uid == value.uid()) {
+            state
+                .pools
+                .entry(pool)
+                .or_default()
+                .insert(object.name_any(), value);
+        }
+    }
+
+    /// Follows a watch of one namespace, or of all, for ever; tells the RunnerPool of each change, and the first time
+    /// that everything has been read.
+    pub(crate) async fn follow(
+        &self,
+        watch: impl Stream<Item = watcher::Result<watcher::Event<V::Object>>> + Send,
+        namespace: Option<&str>,
+        changed: impl Fn(PoolKey) + Send,
+        ready: impl FnOnce() + Send,
+    ) {
+        let mut watch = std::pin::pin!(watch);
+        let mut listed = HashSet::new();
+        let mut ready = Some(ready);
+        while let Some(event) = watch.next().await {
+            match event {
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(object)) => {
+                    listed.extend(object.uid());
+                    self.apply(&object).into_iter().for_each(&changed);
+                }
+                Ok(watcher::Event::InitDone) => {
+                    self.retain(namespace, &std::mem::take(&mut listed))
+                        .into_iter()
+                        .for_each(&changed);
+                    if let Some(ready) = ready.take() {
+                        ready();
+                    }
+                }
+                Ok(watcher::Event::Apply(object)) => {
+                    self.apply(&object).into_iter().for_each(&changed)
+                }
+                Ok(watcher::Event::Delete(object)) => {
+                    self.delete(&object).into_iter().for_each(&changed)
+                }
+                Err(error) => {
+                    let kind = V::Object::kind(&());
+                    tracing::warn!(%kind, error = crate::telemetry::chain(&error), "Lost a watch and began it again");
+                }
+            }
+        }
+    }
+
+    fn apply(&self, object: &V::Object) -> Option<PoolKey> {
+        let (pool, value) = V::read(object)?;
+        self.state_mut()
+            .pools
+            .entry(pool.clone())
+            .or_default()
+            .insert(object.name_any(), value);
+        Some(pool)
+    }
+
+    fn delete(&self, object: &V::Object) -> Option<PoolKey> {
+        let (pool, value) = V::read(object)?;
+        let mut state = self.state_mut();
+        if state.tombstones.len() == TOMBSTONES {
+            state.tombstones.pop_front();
+        }
+        state.tombstones.push_back(value.uid().to_owned());
+        let objects = state.pools.get_mut(&pool)?;
+        let name = object.name_any();
+        if objects
+            .get(&name)
+            .is_some_and(|kept| kept.uid() == value.uid())
+        {
+            objects.remove(&name);
+        }
+        if objects.is_empty() {
+            state.pools.remove(&pool);
+        }
+        Some(pool)
+    }
+
+    /// Drops what a complete list no longer has.
+    fn retain(&self, namespace: Option<&str>, listed: &HashSet<String>) -> Vec<PoolKey> {
+        let mut state = self.state_mut();
+        let mut changed = Vec::new();
+        state.pools.retain(|pool, objects| {
+            if namespace.is_none_or(|namespace| namespace == pool.namespace) {
+                let before = objects.len();
+                objects.retain(|_, value| listed.contains(value.uid()));
+                if objects.len() != before {
+                    changed.push(pool.clone());
+                }
+            }
+            !objects.is_empty()
+        });
+        changed
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State<V>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State<V>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,365 @@
+//! Looks at one agent pool with one credential, at an even pace, for all RunnerPools that use it.
+//!
+//! A look is two requests: the agents and the unfinished job requests. Nothing but time (or a new subscriber) makes one:
+//! whatever happens in Kubernetes is planned upon with the last look.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use azure_devops::{Class, Client, Error, TaskAgent, TaskAgentJobRequest, TaskAgentStatus};
+use jiff::Timestamp;
+use planner::{AgentPool, Intake, JobRequest, KnownLook, Look, Registration};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::mirror::PoolKey;
+
+/// A look may be relied on for a removal for two intervals and this much longer: as long as an answer may take.
+const FRESH_FOR: Duration = Duration::from_secs(40);
+
+/// What the last look said.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// There was none yet.
+    Pending,
+    /// It succeeded.
+    Seen(KnownLook),
+    /// It failed.
+    Failed(Failure),
+}
+
+/// Why a look failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    /// What is wrong and what to do; the same text for the same trouble.
+    pub(crate) message: String,
+    /// What the last look that succeeded said.
+    pub(crate) last: Option<Arc<AgentPool>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    Unauthorized,
+    PoolNotFound,
+    Throttled,
+    Unreachable,
+}
+
+/// A write of ours that succeeded, to be seen without another look.
+#[derive(Clone, Debug)]
+pub(crate) enum Write {
+    Disabled(i64),
+    Removed(i64),
+    Added(Registration),
+}
+
+/// One agent pool seen through one credential.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    client: Client,
+    pool_name: String,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    outcome: Outcome,
+    pool_id: Option<i64>,
+    intervals: BTreeMap<PoolKey, Duration>,
+}
+
+impl Reader {
+    pub(crate) fn new(client: Client, pool_name: String) -> Self {
+        let state = State {
+            outcome: Outcome::Pending,
+            pool_id: None,
+            intervals: BTreeMap::new(),
+        };
+        Self {
+            client,
+            pool_name,
+            state: Mutex::new(state),
+            wake: Notify::new(),
+        }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The pool's id and what the last look said.
+    pub(crate) fn outcome(&self) -> (Option<i64>, Outcome) {
+        let state = self.state();
+        (state.pool_id, state.outcome.clone())
+    }
+
+    pub(crate) fn subscribe(&self, pool: PoolKey, interval: Duration) {
+        let mut state = self.state();
+        let shorter = state
+            .intervals
+            .values()
+            .min()
+            .is_none_or(|shortest| interval < *shortest);
+        state.intervals.insert(pool, interval);
+        if shorter {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn is_subscribed(&self, pool: &PoolKey) -> bool {
+        self.state().intervals.contains_key(pool)
+    }
+
+    pub(crate) fn unsubscribe(&self, pool: &PoolKey) {
+        self.state().intervals.remove(pool);
+        self.wake.notify_one();
+    }
+
+    /// Adds writes of ours to what the last look said.
+    pub(crate) fn note(&self, writes: &[Write]) {
+        let mut state = self.state();
+        let Outcome::Seen(look) = &mut state.outcome else {
+            return;
+        };
+        if writes.is_empty() {
+            return;
+        }
+        let seen = Arc::make_mut(&mut look.agent_pool);
+        for write in writes {
+            match write {
+                Write::Disabled(id) => {
+                    let enabled = |agent: &&mut Registration| {
+                        agent.id == *id && agent.intake == Intake::Enabled
+                    };
+                    if let Some(agent) = seen.registrations.iter_mut().find(enabled) {
+                        agent.intake = Intake::DisableSent;
+                    }
+                }
+                Write::Removed(id) => seen.registrations.retain(|agent| agent.id != *id),
+                Write::Added(registration) => {
+                    if seen
+                        .registrations
+                        .iter()
+                        .all(|agent| agent.id != registration.id)
+                    {
+                        seen.registrations.push(registration.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks again and again as long as somebody is subscribed, and tells the subscribers after each look.
+    ///
+    /// `exists` tells whether a subscriber is still in the cluster; one that is not is forgotten.
+    pub(crate) async fn run(&self, exists: impl Fn(&PoolKey) -> bool, seen: impl Fn(PoolKey)) {
+        let mut last_start: Option<Instant> = None;
+        loop {
+            let interval = {
+                let mut state = self.state();
+                state.intervals.retain(|pool, _| exists(pool));
+                match state.intervals.values().min() {
+                    Some(interval) => *interval,
+                    None => return,
+                }
+            };
+            let asked_wait = self
+                .client
+                .remaining_wait()
+                .map(|wait| Instant::now() + wait);
+            if let Some(due) = last_start.map(|start| start + interval).max(asked_wait) {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due) => {}
+                    // The subscribers changed: another interval may be the shortest.
+                    () = self.wake.notified() => continue,
+                }
+            }
+            last_start = Some(Instant::now());
+            self.look(interval).await;
+            let subscribers: Vec<PoolKey> = self.state().intervals.keys().cloned().collect();
+            subscribers.into_iter().for_each(&seen);
+        }
+    }
+
+    async fn look(&self, interval: Duration) {
+        let taken_at = Timestamp::now();
+        let result = self.read().await;
+        let mut state = self.state();
+        let last = match &state.outcome {
+            Outcome::Pending => None,
+            Outcome::Seen(look) => Some(look.agent_pool.clone()),
+            Outcome::Failed(failure) => failure.last.clone(),
+        };
+        let was_failing = matches!(state.outcome, Outcome::Failed(_));
+        state.outcome = match result {
+            // Harm takes two looks, and an empty list would be one: a pool of ours holds a placeholder at the least.
+            Ok(seen)
+                if seen.registrations.is_empty()
+                    && !was_failing
+                    && last
+                        .as_ref()
+                        .is_some_and(|last| !last.registrations.is_empty()) =>
+            {
+                let message =
+                    "the list of agents came back empty; waiting for a second look".into();
+                Outcome::Failed(Failure {
+                    kind: FailureKind::Unreachable,
+                    message,
+                    last,
+                })
+            }
+            Ok(seen) => {
+                let fresh_until = taken_at + (interval * 2 + FRESH_FOR);
+                Outcome::Seen(KnownLook {
+                    taken_at,
+                    fresh_until,
+                    agent_pool: Arc::new(seen),
+                })
+            }
+            Err((kind, message)) => Outcome::Failed(Failure {
+                kind,
+                message,
+                last,
+            }),
+        };
+        if let (Outcome::Failed(failure), false) = (&state.outcome, was_failing) {
+            tracing::warn!(pool = self.pool_name, kind = ?failure.kind, reason = failure.message, "Failed to look at the agent pool");
+        } else if was_failing && matches!(state.outcome, Outcome::Seen(_)) {
+            tracing::info!(pool = self.pool_name, "Looked at the agent pool again");
+        }
+    }
+
+    /// Two requests; one or two more when the pool's id is not known or turned out gone.
+    async fn read(&self) -> Result<AgentPool, (FailureKind, String)> {
+        let known = self.state().pool_id;
+        if let Some(pool_id) = known {
+            match self.read_pool(pool_id).await {
+                Err(error) if error.class() == Class::NotFound => self.state().pool_id = None,
+                other => return other.map_err(|error| failure(&error)),
+            }
+        }
+        let pool_id = self.find_pool().await?;
+        self.state().pool_id = Some(pool_id);
+        self.read_pool(pool_id)
+            .await
+            .map_err(|error| failure(&error))
+    }
+
+    async fn read_pool(&self, pool_id: i64) -> Result<AgentPool, Error> {
+        let (agents, requests) = tokio::try_join!(
+            self.client.get_agents(pool_id),
+            self.client.get_agent_requests(pool_id)
+        )?;
+        Ok(agent_pool(agents, requests))
+    }
+
+    async fn find_pool(&self) -> Result<i64, (FailureKind, String)> {
+        let pools = self
+            .client
+            .get_agent_pools(&self.pool_name)
+            .await
+            .map_err(|error| failure(&error))?;
+        let named = |name: &str| name.trim().to_lowercase() == self.pool_name.trim().to_lowercase();
+        pools.iter().find(|pool| named(&pool.name)).map(|pool| pool.id).ok_or_else(|| {
+            let message = format!(
+                "there is no agent pool {:?} in this organization, or the token may not see it; correct spec.pool (the \
+                 name in the organization's settings, not a project's) or give the token's user access",
+                self.pool_name
+            );
+            (FailureKind::PoolNotFound, message)
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outcome {
+    /// The planner's view.
+    pub(crate) fn look(&self) -> Look {
+        match self {
+            Self::Pending => Look::Unknown {
+                reason: "it has not been looked at yet".into(),
+                last: None,
+            },
+            Self::Seen(look) => Look::Known(look.clone()),
+            Self::Failed(failure) => Look::Unknown {
+                reason: failure.message.clone(),
+                last: failure.last.clone(),
+            },
+        }
+    }
+}
+
+fn failure(error: &Error) -> (FailureKind, String) {
+    match error.class() {
+        Class::Unauthorized => (FailureKind::Unauthorized, error.to_string()),
+        Class::NotFound => (FailureKind::PoolNotFound, error.to_string()),
+        // Not how long: a number that counts down would be another message each time.
+        Class::Throttled => (
+            FailureKind::Throttled,
+            "Azure DevOps asked to be left alone for a while".into(),
+        ),
+        Class::Transient | Class::Conflict | Class::Invalid => {
+            (FailureKind::Unreachable, crate::telemetry::chain(error))
+        }
+    }
+}
+
+/// What the planner needs of the two lists. They are read one beside the other, so that an assignment may show in one
+/// of them only: it counts in both.
+fn agent_pool(agents: Vec<TaskAgent>, requests: Vec<TaskAgentJobRequest>) -> AgentPool {
+    let holders: HashMap<i64, i64> = agents
+        .iter()
+        .filter_map(|agent| Some((agent.assigned_request.as_ref()?.request_id, agent.id)))
+        .collect();
+    let requests = requests
+        .into_iter()
+        .map(|request| JobRequest {
+            id: request.request_id,
+            reserved_agent: request
+                .reserved_agent
+                .map(|agent| agent.id)
+                .or(holders.get(&request.request_id).copied()),
+            demands: request.demands,
+        })
+        .collect();
+    AgentPool {
+        registrations: agents.into_iter().map(registration).collect(),
+        requests,
+    }
+}
+
+pub(crate) fn registration(agent: TaskAgent) -> Registration {
+    let mark = |capabilities: &BTreeMap<String, String>| {
+        let mut found = capabilities
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(api::names::ENV_OWNER));
+        found.next().map(|(_, mark)| mark.clone())
+    };
+    Registration {
+        owner_mark: mark(&agent.system_capabilities).or_else(|| mark(&agent.user_capabilities)),
+        online: agent.status == TaskAgentStatus::Online,
+        // Only an explicit `false` is taken for disabled.
+        intake: if agent.enabled == Some(false) {
+            Intake::Disabled
+        } else {
+            Intake::Enabled
+        },
+        assigned: agent
+            .assigned_request
+            .filter(|request| request.result.is_none())
+            .map(|request| request.request_id),
+        created_on: agent.created_on,
+        last_finished: agent
+            .last_completed_request
+            .and_then(|request| request.finish_time),
+        id: agent.id,
+        name: agent.name,
+    }
+}

@@ -1,0 +1,196 @@
+//! One pass over one RunnerPool: observe, resolve, plan, act, report. It starts from the world, never from the event
+//! that called for it, and every step may have failed the last time.
+
+mod act;
+mod backoff;
+mod finalize;
+mod observe;
+mod report;
+mod resolve;
+
+use std::{sync::Arc, time::Duration};
+
+use api::{RunnerPool, conditions::Reason};
+use jiff::Timestamp;
+use kube::{Resource as _, ResourceExt as _, core::DeserializeGuard, runtime::controller::Action};
+
+pub(crate) use backoff::Backoff;
+use report::{Finding, Reports};
+
+use crate::{
+    events::Events,
+    manifest::pod::AgentPod,
+    mirror::{Mirror, PoolKey},
+    subscriptions::Subscriptions,
+};
+
+/// RunnerPools as they are watched: one that cannot be read is a condition, not a dead watch.
+pub(crate) type Guarded = DeserializeGuard<RunnerPool>;
+
+/// Longest time for one pass. Every call has a shorter limit of its own; this one is for what nobody thought of.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// What all passes share.
+pub(crate) struct Context {
+    pub(crate) client: kube::Client,
+    pub(crate) http: reqwest::Client,
+    /// Uid of the namespace `kube-system`, which names the cluster.
+    pub(crate) cluster: String,
+    pub(crate) pods: Mirror<AgentPod>,
+    pub(crate) claims: Mirror<planner::Claim>,
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) start_reader: Box<dyn Fn(Arc<crate::reader::Reader>) + Send + Sync>,
+    pub(crate) events: Events,
+    pub(crate) reports: Reports,
+    pub(crate) backoff: Backoff,
+}
+
+/// Why a pass failed. Nothing is lost by it: the next pass starts from the world again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("failed to write the status")]
+    Status(#[source] kube::Error),
+    #[error("failed to write the finalizers")]
+    Finalizers(#[source] kube::Error),
+    #[error("failed to read the Secret {name}")]
+    Secret {
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("the pass took longer than {} s", DEADLINE.as_secs())]
+    Deadline,
+    #[error("the RunnerPool has no namespace or uid")]
+    Incomplete,
+}
+
+impl Error {
+    /// A static name for logs.
+    pub(crate) fn category(&self) -> &'static str {
+        match self {
+            Self::Status(_) => "status",
+            Self::Finalizers(_) => "finalizers",
+            Self::Secret { .. } => "secret",
+            Self::Deadline => "deadline",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+/// Identity of the RunnerPool that a pass is about.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) key: PoolKey,
+    pub(crate) uid: String,
+}
+
+impl Identity {
+    fn of(pool: &RunnerPool) -> Result<Self, Error> {
+        let (Some(namespace), Some(uid)) = (pool.namespace(), pool.uid()) else {
+            return Err(Error::Incomplete);
+        };
+        Ok(Self {
+            key: PoolKey {
+                namespace,
+                name: pool.name_any(),
+            },
+            uid,
+        })
+    }
+}
+
+pub(crate) async fn reconcile(
+    object: Arc<Guarded>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    let key = PoolKey {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    };
+    let pass = async {
+        match &object.0 {
+            Ok(pool) => pass(pool, &context).await,
+            Err(invalid) => report::unreadable(&context, &key, invalid).await,
+        }
+    };
+    let action = tokio::time::timeout(DEADLINE, pass)
+        .await
+        .map_err(|_| Error::Deadline)??;
+    context.backoff.reset(&key);
+    Ok(action)
+}
+
+/// What to do after a pass that failed.
+pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+    let key = PoolKey {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    };
+    let wait = context.backoff.next(&key);
+    tracing::warn!(
+        namespace = key.namespace,
+        pool = key.name,
+        category = error.category(),
+        error = crate::telemetry::chain(error),
+        retry_seconds = wait.as_secs_f64(),
+        "Failed to reconcile the RunnerPool"
+    );
+    Action::requeue(wait)
+}
+
+async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
+    let identity = Identity::of(pool)?;
+    let forced = pool
+        .annotations()
+        .get(api::names::ANNOTATION_FORCE_DELETE)
+        .is_some_and(|value| value == "true");
+    let deleting = pool.meta().deletion_timestamp.is_some();
+    if deleting && !finalize::holds(pool) {
+        context.subscriptions.unsubscribe(&identity.key);
+        return Ok(Action::await_change());
+    }
+
+    let resolved = match resolve::resolve(pool, &context.cluster) {
+        Ok(resolved) => resolved,
+        Err(violations) => {
+            if deleting && forced {
+                return finalize::finish(pool, &identity, context).await;
+            }
+            let finding = Finding::new(Reason::InvalidSpec, violations);
+            return report::blocked(pool, &identity, context, finding).await;
+        }
+    };
+    let observed = match observe::observe(pool, &identity, &resolved, context).await? {
+        Ok(observed) => observed,
+        Err(finding) => {
+            if deleting && forced {
+                return finalize::finish(pool, &identity, context).await;
+            }
+            report::blocked(pool, &identity, context, finding).await?;
+            // A Secret is not watched, so it is looked for again.
+            return Ok(Action::requeue(resolved.interval));
+        }
+    };
+
+    let now = Timestamp::now();
+    let plan = planner::plan(&observed.snapshot, now);
+    let breaches = planner::check(&observed.snapshot, &plan, now);
+    let done = if breaches.is_empty() {
+        if !plan.actions.is_empty() && !deleting {
+            finalize::hold(pool, &identity, context).await?;
+        }
+        act::act(pool, &identity, context, &observed, &plan).await
+    } else {
+        act::Done::refused(&breaches)
+    };
+    if deleting && (plan.finished || forced) {
+        return finalize::finish(pool, &identity, context).await;
+    }
+    let report = report::report(pool, &identity, context, &observed, &plan, &done).await;
+    let due = plan
+        .next
+        .map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default());
+    let retry = done.retry_after(context.backoff.peek(&identity.key));
+    let requeue = [due, retry, report?].into_iter().flatten().min();
+    Ok(requeue.map_or_else(Action::await_change, Action::requeue))
+}

@@ -1,0 +1,179 @@
+//! Gathers what a plan is made from. The only requests are a read of the Secret, and only when the token is not known
+//! or was refused.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use api::{RunnerPool, conditions::Reason, names};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Resource as _};
+use planner::{Cluster, Snapshot};
+use secrecy::SecretString;
+
+use super::{Context, Error, Finding, Identity, resolve::Resolved};
+use crate::{
+    manifest::pod::AgentPod,
+    reader::{FailureKind, Outcome},
+    subscriptions::{Subscription, Wanted},
+};
+
+/// What was observed.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) organization: String,
+    pub(crate) subscription: Subscription,
+    /// Id of the agent pool, once it is known.
+    pub(crate) pool_id: Option<i64>,
+    pub(crate) outcome: Outcome,
+    /// The Pods of this RunnerPool.
+    pub(crate) pods: Vec<AgentPod>,
+}
+
+/// Everything that is to be known; a finding when there is no token to ask with.
+pub(crate) async fn observe(
+    pool: &RunnerPool,
+    identity: &Identity,
+    resolved: &Resolved,
+    context: &Context,
+) -> Result<Result<Observed, Finding>, Error> {
+    let subscription = match subscribe(pool, identity, resolved, context).await? {
+        Ok(subscription) => subscription,
+        Err(finding) => return Ok(Err(finding)),
+    };
+    let (pool_id, outcome) = subscription.reader.outcome();
+    context.subscriptions.release(&identity.key);
+    let (pods, former) = context
+        .pods
+        .of(&identity.key)
+        .into_iter()
+        .partition::<Vec<_>, _>(|pod| pod.owner == identity.uid);
+    let cluster = Cluster {
+        pods: pods.iter().map(|pod| pod.pod.clone()).collect(),
+        claims: context.claims.of(&identity.key),
+        taken: taken(identity, &subscription, context, &former),
+    };
+    let snapshot = Snapshot {
+        pool: resolved.wishes.clone(),
+        cluster,
+        look: outcome.look(),
+    };
+    let organization = resolved.organization.name().to_owned();
+    Ok(Ok(Observed {
+        snapshot,
+        organization,
+        subscription,
+        pool_id,
+        outcome,
+        pods,
+    }))
+}
+
+/// Names that agents of others have in the agent pool, or are about to have: RunnerPools of the same name in other
+/// namespaces, and a former RunnerPool of this name whose Pods are still on their way out.
+fn taken(
+    identity: &Identity,
+    subscription: &Subscription,
+    context: &Context,
+    former: &[AgentPod],
+) -> BTreeSet<String> {
+    let mut taken = context
+        .subscriptions
+        .reserved_by_others(&identity.key, &subscription.agent_pool);
+    taken.extend(former.iter().map(|pod| pod.pod.name.clone()));
+    let prefix = names::agent_prefix(&identity.key.name);
+    for sibling in context
+        .subscriptions
+        .siblings(&identity.key, &subscription.agent_pool)
+    {
+        let pods = context
+            .pods
+            .of(&sibling)
+            .into_iter()
+            .map(|pod| pod.pod.name);
+        taken.extend(pods.filter(|name| name.starts_with(&prefix)));
+    }
+    taken
+}
+
+/// The subscription that fits the spec and the token. The Secret is read when the spec changed and while Azure DevOps
+/// refuses the token; a token that works is not asked for again.
+async fn subscribe(
+    pool: &RunnerPool,
+    identity: &Identity,
+    resolved: &Resolved,
+    context: &Context,
+) -> Result<Result<Subscription, Finding>, Error> {
+    let current = context.subscriptions.of(&identity.key).filter(|current| {
+        current.secret == resolved.secret
+            && current.generation == pool.meta().generation
+            && current.agent_pool == resolved.agent_pool
+            && current.interval == resolved.interval
+    });
+    if let Some(current) = current {
+        let refused = matches!(
+            current.reader.outcome().1,
+            Outcome::Failed(failure) if failure.kind == FailureKind::Unauthorized
+        );
+        if !refused {
+            return Ok(Ok(current));
+        }
+    }
+    let token = match token(identity, &resolved.secret, context).await? {
+        Ok(token) => token,
+        Err(finding) => {
+            context.subscriptions.unsubscribe(&identity.key);
+            return Ok(Err(finding));
+        }
+    };
+    let wanted = Wanted {
+        agent_pool: resolved.agent_pool.clone(),
+        pool_name: &resolved.pool_name,
+        token,
+        secret: &resolved.secret,
+        generation: pool.meta().generation,
+        interval: resolved.interval,
+    };
+    let (subscription, new) = context
+        .subscriptions
+        .subscribe(&identity.key, wanted, &context.http);
+    if let Some(reader) = new {
+        (context.start_reader)(Arc::clone(&reader));
+    }
+    Ok(Ok(subscription))
+}
+
+/// The token in the Secret, without the line end that editors leave.
+async fn token(
+    identity: &Identity,
+    name: &str,
+    context: &Context,
+) -> Result<Result<SecretString, Finding>, Error> {
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &identity.key.namespace);
+    let unusable = |what: String| Ok(Err(Finding::new(Reason::SecretUnusable, what)));
+    let secret = secrets
+        .get_opt(name)
+        .await
+        .map_err(|source| Error::Secret {
+            name: name.to_owned(),
+            source,
+        })?;
+    let key = names::SECRET_TOKEN_KEY;
+    let Some(secret) = secret else {
+        return unusable(format!(
+            "spec.patSecretName: there is no Secret {name:?} in this namespace; create it with the key {key:?}"
+        ));
+    };
+    let Some(bytes) = secret.data.as_ref().and_then(|data| data.get(key)) else {
+        return unusable(format!(
+            "spec.patSecretName: the Secret {name:?} has no key {key:?}; put the token there"
+        ));
+    };
+    match std::str::from_utf8(&bytes.0).map(str::trim) {
+        Ok(token) if !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic()) => {
+            Ok(Ok(SecretString::from(token)))
+        }
+        _ => unusable(format!(
+            "spec.patSecretName: the key {key:?} of the Secret {name:?} is empty or holds characters that no token has"
+        )),
+    }
+}

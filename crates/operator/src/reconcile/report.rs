@@ -1,0 +1,658 @@
+//! Tells the user: status, conditions, and events when they change. Written only when something other than a time is
+//! new.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt::Write as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use api::{
+    AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, RunnerPool, RunnerPoolStatus,
+    conditions::{ConditionType, Reason},
+    names,
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{
+    Api, Resource as _, ResourceExt as _,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    core::error_boundary::InvalidObject,
+    runtime::controller::Action,
+};
+use planner::{Agent, AgentState, Look, Plan, Why};
+use serde_json::json;
+
+use super::{Context, Error, Identity, act::Done, observe::Observed};
+use crate::{
+    events::Report,
+    mirror::PoolKey,
+    reader::{FailureKind, Outcome},
+};
+
+/// Shortest time between two writes of one status. A burst of Pods changes it at each one; people read it later.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+/// Agents that a status lists at the most: an object has to fit into etcd's 1.5 MiB.
+const MOST_LISTED: usize = 1000;
+/// Names that a message lists at the most.
+const MOST_NAMED: usize = 3;
+
+/// Something that the user should know of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Finding {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+impl Finding {
+    pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// What has been told. Losing it costs a repeated event, nothing else.
+#[derive(Debug, Default)]
+pub(crate) struct Reports(Mutex<HashMap<PoolKey, Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    written: Option<Instant>,
+    lost: HashSet<i64>,
+}
+
+impl Reports {
+    pub(crate) fn forget(&self, pool: &PoolKey) {
+        self.told().remove(pool);
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<PoolKey, Told>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reports a pass; gives the time after which to report again what was too soon to write.
+pub(crate) async fn report(
+    pool: &RunnerPool,
+    identity: &Identity,
+    context: &Context,
+    observed: &Observed,
+    plan: &Plan,
+    done: &Done,
+) -> Result<Option<Duration>, Error> {
+    tell_lost_jobs(pool, identity, context, plan);
+    let current = pool.status.clone().unwrap_or_default();
+    if matches!(observed.outcome, Outcome::Pending) && !current.conditions.is_empty() {
+        // The first look is on its way; what was known before says more than that.
+        return Ok(None);
+    }
+    let findings = Findings::gather(pool, observed, plan, done);
+    let status = status(pool, &current, observed, plan, &findings);
+    write(pool, identity, context, &current, status).await
+}
+
+/// Reports a RunnerPool that cannot be worked on.
+pub(crate) async fn blocked(
+    pool: &RunnerPool,
+    identity: &Identity,
+    context: &Context,
+    finding: Finding,
+) -> Result<Action, Error> {
+    let current = pool.status.clone().unwrap_or_default();
+    let connected = finding.reason == Reason::SecretUnusable;
+    let findings = Findings {
+        connected: if connected {
+            Verdict::no(finding.clone())
+        } else {
+            Verdict::unknown()
+        },
+        limited: Verdict::unknown(),
+        degraded: if connected {
+            Verdict::unknown()
+        } else {
+            Verdict::yes(finding.clone())
+        },
+        deleting: pool.meta().deletion_timestamp.is_some(),
+    };
+    let status = RunnerPoolStatus {
+        connection_status: Some(if connected {
+            ConnectionStatus::Unauthorized
+        } else {
+            ConnectionStatus::Disconnected
+        }),
+        active: false,
+        last_error: Some(finding.message),
+        conditions: findings.conditions(pool, &current),
+        observed_generation: pool.meta().generation,
+        ..current.clone()
+    };
+    let again = write(pool, identity, context, &current, status).await?;
+    Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Reports a RunnerPool that cannot even be read: it is older than the schema, or was written without it.
+pub(crate) async fn unreadable(
+    context: &Context,
+    key: &PoolKey,
+    invalid: &InvalidObject,
+) -> Result<Action, Error> {
+    let message = format!("the object cannot be read: {}; correct it", invalid.error);
+    tracing::warn!(
+        namespace = key.namespace,
+        pool = key.name,
+        error = message,
+        "Skipped an unreadable RunnerPool"
+    );
+    let finding = Verdict::yes(Finding::new(Reason::InvalidSpec, message.clone()));
+    let generation = invalid.metadata.generation;
+    let now = Time(Timestamp::now());
+    let conditions = [
+        condition(
+            ConditionType::Ready,
+            &finding.negated(),
+            generation,
+            now.clone(),
+        ),
+        condition(ConditionType::Degraded, &finding, generation, now),
+    ];
+    let status =
+        json!({ "lastError": message, "conditions": conditions, "observedGeneration": generation });
+    let resource = ApiResource::erase::<RunnerPool>(&());
+    let pools: Api<DynamicObject> =
+        Api::namespaced_with(context.client.clone(), &key.namespace, &resource);
+    let apply = json!({
+        "apiVersion": RunnerPool::api_version(&()), "kind": RunnerPool::kind(&()), "status": status,
+    });
+    pools
+        .patch_status(&key.name, &manager(), &Patch::Merge(apply))
+        .await
+        .map_err(Error::Status)?;
+    Ok(Action::await_change())
+}
+
+/// What there is to say, by condition.
+struct Findings {
+    connected: Verdict,
+    limited: Verdict,
+    degraded: Verdict,
+    deleting: bool,
+}
+
+/// Status of a condition, with its reason.
+#[derive(Clone)]
+struct Verdict {
+    status: &'static str,
+    finding: Finding,
+}
+
+impl Verdict {
+    fn yes(finding: Finding) -> Self {
+        Self {
+            status: "True",
+            finding,
+        }
+    }
+
+    fn no(finding: Finding) -> Self {
+        Self {
+            status: "False",
+            finding,
+        }
+    }
+
+    fn unknown() -> Self {
+        Self {
+            status: "Unknown",
+            finding: Finding::new(Reason::NotYetKnown, "Azure DevOps has not been asked yet"),
+        }
+    }
+
+    fn negated(&self) -> Self {
+        let status = match self.status {
+            "True" => "False",
+            "False" => "True",
+            other => other,
+        };
+        Self {
+            status,
+            finding: self.finding.clone(),
+        }
+    }
+}
+
+impl Findings {
+    fn gather(pool: &RunnerPool, observed: &Observed, plan: &Plan, done: &Done) -> Self {
+        let fine = || Finding::new(Reason::AsExpected, "");
+        let connected = match &observed.outcome {
+            Outcome::Pending => Verdict::unknown(),
+            Outcome::Seen(_) => {
+                Verdict::yes(Finding::new(Reason::Answered, "Azure DevOps answers"))
+            }
+            Outcome::Failed(failure) => {
+                let reason = match failure.kind {
+                    FailureKind::Unauthorized => Reason::Unauthorized,
+                    FailureKind::PoolNotFound => Reason::PoolNotFound,
+                    FailureKind::Throttled => Reason::Throttled,
+                    FailureKind::Unreachable => Reason::Unreachable,
+                };
+                Verdict::no(Finding::new(reason, failure.message.clone()))
+            }
+        };
+        let limited = match plan.shortage {
+            Some(_) => Verdict::yes(Finding::new(
+                Reason::MaxAgentsReached,
+                format!(
+                    "jobs wait, as maxAgents ({}) is reached; raise spec.maxAgents to run more at a time",
+                    pool.spec.max_agents
+                ),
+            )),
+            None => Verdict::no(fine()),
+        };
+        let found = done
+            .findings
+            .first()
+            .cloned()
+            .or_else(|| troubled(observed, plan))
+            .or_else(|| taken(plan));
+        let degraded = found.map_or_else(|| Verdict::no(fine()), Verdict::yes);
+        Self {
+            connected,
+            limited,
+            degraded,
+            deleting: pool.meta().deletion_timestamp.is_some(),
+        }
+    }
+
+    /// The summary: connected and not degraded.
+    fn ready(&self) -> Verdict {
+        if self.deleting {
+            let why = "it is being deleted: busy agents may finish, every registration is removed; the annotation \
+                       devops.opentools.mf/force-delete: \"true\" skips the wait";
+            return Verdict::no(Finding::new(Reason::Deleting, why));
+        }
+        if self.connected.status != "True" {
+            return self.connected.clone();
+        }
+        match self.degraded.status {
+            "False" => Verdict::yes(Finding::new(Reason::AsExpected, "")),
+            _ => self.degraded.negated(),
+        }
+    }
+
+    fn first_error(&self) -> Option<String> {
+        let bad = [(&self.connected, "False"), (&self.degraded, "True")];
+        bad.into_iter()
+            .find(|(verdict, bad)| verdict.status == *bad)
+            .map(|(verdict, _)| verdict.finding.message.clone())
+    }
+
+    /// All conditions; the time of each moves only with its status.
+    fn conditions(&self, pool: &RunnerPool, current: &RunnerPoolStatus) -> Vec<Condition> {
+        let now = Time(Timestamp::now());
+        ConditionType::ALL
+            .into_iter()
+            .map(|type_| {
+                let verdict = match type_ {
+                    ConditionType::Ready => self.ready(),
+                    ConditionType::Connected => self.connected.clone(),
+                    ConditionType::ScalingLimited => self.limited.clone(),
+                    ConditionType::Degraded => self.degraded.clone(),
+                };
+                let same = current
+                    .conditions
+                    .iter()
+                    .find(|old| old.type_ == type_.to_string() && old.status == verdict.status);
+                let since =
+                    same.map_or_else(|| now.clone(), |old| old.last_transition_time.clone());
+                condition(type_, &verdict, pool.meta().generation, since)
+            })
+            .collect()
+    }
+}
+
+fn condition(
+    type_: ConditionType,
+    verdict: &Verdict,
+    generation: Option<i64>,
+    since: Time,
+) -> Condition {
+    Condition {
+        type_: type_.to_string(),
+        status: verdict.status.to_owned(),
+        reason: verdict.finding.reason.to_string(),
+        message: verdict.finding.message.clone(),
+        observed_generation: generation,
+        last_transition_time: since,
+    }
+}
+
+/// Pods that fail or do not start.
+fn troubled(observed: &Observed, plan: &Plan) -> Option<Finding> {
+    let retried: HashSet<&str> = plan
+        .withheld
+        .iter()
+        .filter(|withheld| withheld.why == Why::RetryLater)
+        .map(|withheld| withheld.subject.as_str())
+        .collect();
+    let mut troubles: Vec<String> = observed
+        .pods
+        .iter()
+        .filter(|pod| {
+            pod.pod.phase.finished_at().is_none() || retried.contains(pod.pod.name.as_str())
+        })
+        .filter_map(|pod| Some(format!("{} ({})", pod.pod.name, pod.trouble.as_ref()?)))
+        .collect();
+    troubles.sort();
+    (!troubles.is_empty()).then(|| {
+        Finding::new(
+            Reason::PodFailing,
+            format!(
+                "Pods do not start or fail: {}; see kubectl describe pod",
+                listed(&troubles)
+            ),
+        )
+    })
+}
+
+/// Names of ours that strangers hold.
+fn taken(plan: &Plan) -> Option<Finding> {
+    let mut names: Vec<String> = plan
+        .withheld
+        .iter()
+        .filter(|withheld| withheld.why == Why::NameTaken)
+        .map(|withheld| withheld.subject.clone())
+        .collect();
+    names.sort();
+    let message = || {
+        format!(
+            "agents of somebody else are registered under names of this RunnerPool, which go unused: {}; delete them in \
+             Azure DevOps or rename the RunnerPool",
+            listed(&names)
+        )
+    };
+    (!names.is_empty()).then(|| Finding::new(Reason::NameTaken, message()))
+}
+
+fn listed(names: &[String]) -> String {
+    let mut text = names
+        .iter()
+        .take(MOST_NAMED)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > MOST_NAMED {
+        let _ = write!(text, " and {} more", names.len() - MOST_NAMED);
+    }
+    text
+}
+
+fn status(
+    pool: &RunnerPool,
+    current: &RunnerPoolStatus,
+    observed: &Observed,
+    plan: &Plan,
+    findings: &Findings,
+) -> RunnerPoolStatus {
+    let mut status = RunnerPoolStatus {
+        connection_status: match &observed.outcome {
+            Outcome::Pending => None,
+            Outcome::Seen(_) => Some(ConnectionStatus::Connected),
+            Outcome::Failed(failure) => Some(match failure.kind {
+                FailureKind::Unauthorized => ConnectionStatus::Unauthorized,
+                FailureKind::PoolNotFound => ConnectionStatus::PoolNotFound,
+                FailureKind::Throttled => ConnectionStatus::Throttled,
+                FailureKind::Unreachable => ConnectionStatus::Disconnected,
+            }),
+        },
+        organization_name: Some(observed.organization.clone()),
+        active: matches!(observed.outcome, Outcome::Seen(_)),
+        current_agent_index: plan.agents.iter().map(|agent| agent.index).max(),
+        last_error: findings.first_error(),
+        agent_indexes: indexes(pool, plan),
+        conditions: findings.conditions(pool, current),
+        observed_generation: pool.meta().generation,
+        // What could not be looked at is as it was, not nothing.
+        ..current.clone()
+    };
+    if let Look::Known(look) = &observed.snapshot.look {
+        let registered = || {
+            plan.agents
+                .iter()
+                .filter_map(|agent| Some((agent, agent.registration.as_ref()?)))
+        };
+        let queued = look
+            .agent_pool
+            .requests
+            .iter()
+            .filter(|request| request.reserved_agent.is_none())
+            .count();
+        status.queued_jobs = count(queued);
+        status.running_agents = count(
+            registered()
+                .filter(|(_, registration)| registration.online)
+                .count(),
+        );
+        status.agents_summary = Some(format!("{}/{}", registered().count(), pool.spec.max_agents));
+        status.agents = registered()
+            .take(MOST_LISTED)
+            .map(|(agent, registration)| agent_status(agent, registration))
+            .collect();
+        status.last_polled = Some(whole(look.taken_at));
+    }
+    status
+}
+
+fn count(items: usize) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX)
+}
+
+/// Kubernetes keeps whole seconds; a fraction would differ from what is read back.
+fn whole(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
+}
+
+fn agent_status(agent: &Agent, registration: &planner::Registration) -> AgentStatus {
+    let status = match (agent.state, registration.assigned) {
+        (_, Some(_)) => "Busy",
+        (AgentState::Drained | AgentState::Draining, _) => "Draining",
+        _ if !registration.online => "Offline",
+        _ => "Idle",
+    };
+    let finished = registration.last_finished.map(whole);
+    AgentStatus {
+        id: registration.id,
+        name: registration.name.clone(),
+        status: status.into(),
+        created_at: agent.pod.as_ref().map(|pod| whole(pod.created_at)),
+        last_active: finished.clone(),
+        created_on: registration.created_on.map(whole),
+        last_completed_request: finished.map(|time| FinishedRequest {
+            finish_time: Some(time),
+        }),
+    }
+}
+
+fn indexes(pool: &RunnerPool, plan: &Plan) -> BTreeMap<String, AgentIndexStatus> {
+    let with_pod = plan
+        .agents
+        .iter()
+        .filter_map(|agent| Some((agent, agent.pod.as_ref()?)));
+    with_pod
+        .take(MOST_LISTED)
+        .map(|(agent, pod)| {
+            let status = match agent.state {
+                AgentState::Starting | AgentState::Offline => "Starting",
+                AgentState::Idle { .. } | AgentState::Unknown => "Idle",
+                AgentState::Busy { .. } => "Busy",
+                AgentState::Drained | AgentState::Draining | AgentState::Exiting => "Draining",
+                AgentState::Stopping => "Stopping",
+                AgentState::Finished | AgentState::Orphaned => "Finished",
+            };
+            let claims = pool
+                .spec
+                .pvcs
+                .iter()
+                .map(|template| crate::manifest::claim::name(pool, template, agent.index));
+            let index = AgentIndexStatus {
+                pod_name: pod.name.clone(),
+                status: status.into(),
+                is_min_agent: pod.min_agent,
+                created_at: Some(whole(pod.created_at)),
+                pvc_names: claims.collect(),
+            };
+            (agent.index.to_string(), index)
+        })
+        .collect()
+}
+
+/// Writes the status if it says something new; gives the time to wait when it was written a moment ago.
+async fn write(
+    pool: &RunnerPool,
+    identity: &Identity,
+    context: &Context,
+    current: &RunnerPoolStatus,
+    status: RunnerPoolStatus,
+) -> Result<Option<Duration>, Error> {
+    if timeless(current) == timeless(&status) {
+        return Ok(None);
+    }
+    let conditions_moved = timeless(current).conditions != timeless(&status).conditions;
+    let since = context
+        .reports
+        .told()
+        .get(&identity.key)
+        .and_then(|told| told.written)
+        .map(|written| written.elapsed());
+    if let Some(rest) = since
+        .and_then(|since| SHORTEST_PAUSE.checked_sub(since))
+        .filter(|_| !conditions_moved)
+    {
+        return Ok(Some(rest));
+    }
+    context
+        .reports
+        .told()
+        .entry(identity.key.clone())
+        .or_default()
+        .written = Some(Instant::now());
+    let pools: Api<RunnerPool> = Api::namespaced(context.client.clone(), &identity.key.namespace);
+    let apply = json!({
+        "apiVersion": RunnerPool::api_version(&()), "kind": RunnerPool::kind(&()),
+        "metadata": { "name": identity.key.name, "uid": identity.uid },
+        "status": status,
+    });
+    match pools
+        .patch_status(&identity.key.name, &manager().force(), &Patch::Apply(apply))
+        .await
+    {
+        Ok(_) => {
+            tell_conditions(pool, context, current, &status);
+            Ok(None)
+        }
+        Err(kube::Error::Api(refusal)) if refusal.is_not_found() => Ok(None),
+        Err(error) => Err(Error::Status(error)),
+    }
+}
+
+fn manager() -> PatchParams {
+    PatchParams {
+        field_manager: Some(names::OPERATOR.into()),
+        ..PatchParams::default()
+    }
+}
+
+/// A status without its times.
+fn timeless(status: &RunnerPoolStatus) -> RunnerPoolStatus {
+    let mut status = RunnerPoolStatus {
+        last_polled: None,
+        ..status.clone()
+    };
+    for condition in &mut status.conditions {
+        condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+    }
+    status
+}
+
+/// One event for each condition that changed for the worse or the better.
+fn tell_conditions(
+    pool: &RunnerPool,
+    context: &Context,
+    current: &RunnerPoolStatus,
+    status: &RunnerPoolStatus,
+) {
+    for new in &status.conditions {
+        let old = current.conditions.iter().find(|old| old.type_ == new.type_);
+        let changed =
+            old.is_none_or(|old| (&old.status, &old.reason) != (&new.status, &new.reason));
+        // The summary repeats the others; what is not known yet is no news; nor is a good start.
+        let bad = if new.type_ == ConditionType::Connected.to_string() {
+            "False"
+        } else {
+            "True"
+        };
+        let was_bad = old.is_some_and(|old| old.status == bad);
+        let is_bad = new.status == bad;
+        if !changed
+            || new.type_ == ConditionType::Ready.to_string()
+            || !(is_bad || was_bad)
+            || new.status == "Unknown"
+        {
+            continue;
+        }
+        let note = if new.message.is_empty() {
+            format!("{} is over", new.type_)
+        } else {
+            new.message.clone()
+        };
+        let report = Report {
+            warning: is_bad,
+            reason: &new.reason,
+            action: "Reconcile",
+            note,
+            pod: None,
+        };
+        context.events.emit(&pool.object_ref(&()), report);
+    }
+}
+
+/// One event for each job that was lost with its Pod.
+fn tell_lost_jobs(pool: &RunnerPool, identity: &Identity, context: &Context, plan: &Plan) {
+    let lost: HashMap<i64, &str> = plan
+        .withheld
+        .iter()
+        .filter_map(|withheld| match withheld.why {
+            Why::JobLost { request } => Some((request, withheld.subject.as_str())),
+            _ => None,
+        })
+        .collect();
+    let mut told = context.reports.told();
+    let told = told.entry(identity.key.clone()).or_default();
+    told.lost.retain(|request| lost.contains_key(request));
+    for (request, agent) in lost {
+        if told.lost.insert(request) {
+            let note = format!(
+                "Job request {request} was lost: the Pod of agent {agent} went while it ran. Azure DevOps gives it up when its lock ends"
+            );
+            tracing::warn!(
+                namespace = identity.key.namespace,
+                pool = pool.name_any(),
+                agent,
+                request_id = request,
+                "Lost a job with its Pod"
+            );
+            context.events.emit(
+                &pool.object_ref(&()),
+                Report {
+                    warning: true,
+                    reason: "JobLost",
+                    action: "Reconcile",
+                    note,
+                    pod: None,
+                },
+            );
+        }
+    }
+}

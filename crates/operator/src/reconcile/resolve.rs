@@ -1,0 +1,79 @@
+//! Turns a spec into what the planner wants, or says what is wrong with it. Pure.
+
+use std::time::Duration;
+
+use api::{OrganizationUrl, RunnerPool, names};
+use jiff::SignedDuration;
+use kube::{Resource as _, ResourceExt as _};
+use planner::{Pool, Profile};
+
+use crate::{manifest, subscriptions::AgentPoolKey};
+
+/// A RunnerPool that can be carried out.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) organization: OrganizationUrl,
+    pub(crate) agent_pool: AgentPoolKey,
+    pub(crate) pool_name: String,
+    pub(crate) secret: String,
+    pub(crate) interval: Duration,
+    pub(crate) wishes: Pool,
+}
+
+/// The RunnerPool's wishes; or all violations of its spec, as one text.
+pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, String> {
+    let violations = api::validate(&pool.spec);
+    let organization = match OrganizationUrl::parse(&pool.spec.az_do_url) {
+        Ok(organization) if violations.is_empty() => organization,
+        _ => {
+            return Err(violations
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; "));
+        }
+    };
+    let name = pool.name_any();
+    let spec = &pool.spec;
+    let pool_name = spec.pool.trim().to_owned();
+    let wishes = Pool {
+        agent_prefix: names::agent_prefix(&name),
+        placeholder_prefix: names::placeholder(&name, ""),
+        owner_mark: names::owner_mark(cluster, &pool.namespace().unwrap_or_default(), &name),
+        max_agents: spec.max_agents,
+        min_agents: spec.min_agents,
+        ttl_idle: (spec.ttl_idle_seconds > 0)
+            .then(|| SignedDuration::from_secs(spec.ttl_idle_seconds.into())),
+        profiles: profiles(pool, cluster),
+        deleting: pool.meta().deletion_timestamp.is_some(),
+    };
+    Ok(Resolved {
+        agent_pool: AgentPoolKey {
+            organization: organization.as_str().to_owned(),
+            pool: pool_name.to_lowercase(),
+        },
+        organization,
+        pool_name,
+        secret: spec.pat_secret_name.trim().to_owned(),
+        interval: Duration::from_secs(spec.poll_interval_seconds.into()),
+        wishes,
+    })
+}
+
+/// The base image first, then one profile for each capability.
+fn profiles(pool: &RunnerPool, cluster: &str) -> Vec<Profile> {
+    let profile = |name: &str, capability: Option<String>| Profile {
+        name: name.to_owned(),
+        capability,
+        shape: manifest::pod::shape(pool, cluster, name),
+    };
+    let capabilities = pool
+        .spec
+        .capability_images
+        .keys()
+        .filter(|_| pool.spec.capability_aware);
+    let capable = capabilities.map(|capability| profile(capability, Some(capability.clone())));
+    std::iter::once(profile(names::BASE, None))
+        .chain(capable)
+        .collect()
+}

@@ -1,0 +1,464 @@
+//! Azure DevOps as it fails, and as it differs.
+
+use std::time::Duration;
+
+use azure_devops_simulator::world::{
+    AgentVersion, BusyTypeKey, CapabilityPrecedence, Fault, FaultKind, JobRequestOrder,
+    MatchedAgents, Outcome, PatSpec, Switches,
+};
+use control_plane::User;
+use kube::ResourceExt as _;
+use serde_json::json;
+
+use crate::bed::{
+    Bed, ORGANIZATION, POOL, agent_names, control_plane, jobs, long_job, names, within,
+};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+/// A RunnerPool with one busy and one idle agent, both warm.
+async fn at_work(bed: &Bed) -> i64 {
+    bed.create("web", json!({ "minAgents": 2, "maxAgents": 4 }))
+        .await;
+    bed.agents_when("two warm agents", |agents| {
+        agents.iter().filter(|agent| agent.online).count() == 2
+    })
+    .await;
+    let job = bed.queue(long_job()).await[0];
+    bed.status_when("web", "one is busy, one idle", |status| {
+        let count = |wanted: &str| {
+            status
+                .agents
+                .iter()
+                .filter(|agent| agent.status == wanted)
+                .count()
+        };
+        (count("Busy"), count("Idle")) == (1, 1)
+    })
+    .await;
+    job
+}
+
+/// Nothing was removed or disabled, and the job goes on.
+async fn unharmed(bed: &Bed, job: i64) {
+    assert_eq!(names(&bed.pods().await), ["web-agent-0", "web-agent-1"]);
+    let agents = bed.agents().await;
+    assert_eq!(agent_names(&agents), ["web-agent-0", "web-agent-1"]);
+    assert!(agents.iter().all(|agent| agent.enabled), "{agents:#?}");
+    let jobs = bed.jobs().await;
+    assert!(
+        jobs.iter()
+            .any(|seen| seen.id == job && seen.outcome == Outcome::Running),
+        "{jobs:#?}"
+    );
+}
+
+/// The operator works again without a restart.
+async fn recovers(bed: &Bed) {
+    bed.condition_when("web", "Connected", "True", "Answered")
+        .await;
+    let job = bed.queue(jobs(1, SHORT)).await[0];
+    bed.jobs_when("a new job runs", |jobs| {
+        jobs.iter()
+            .any(|seen| seen.id == job && seen.outcome == Outcome::Succeeded)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_organization_that_is_down_is_unknown_not_empty() {
+    let bed = Bed::start().await;
+    let job = at_work(&bed).await;
+    let identity = Some("pat:default".to_owned());
+    bed.control
+        .add_fault(&Fault {
+            identity,
+            ..Fault::new(FaultKind::DroppedConnection)
+        })
+        .await
+        .unwrap();
+    let status = bed
+        .condition_when("web", "Connected", "False", "Unreachable")
+        .await;
+    assert_eq!(
+        serde_json::to_value(status.connection_status).unwrap(),
+        json!("Disconnected")
+    );
+    assert_eq!(status.agents.len(), 2, "what is not known is as it was");
+    unharmed(&bed, job).await;
+    // Warm agents are still kept up: the idle one vanishes and is replaced.
+    let idle = status
+        .agents
+        .iter()
+        .find(|agent| agent.status == "Idle")
+        .unwrap()
+        .name
+        .clone();
+    assert!(bed.node.vanish(&bed.namespace, &idle));
+    bed.pods_when("it is replaced", |pods| {
+        pods.len() == 2 && names(pods).contains(&"web-agent-2".to_owned())
+    })
+    .await;
+    bed.control.clear_faults().await.unwrap();
+    recovers(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sign_in_page_is_a_refused_token_and_harms_nothing() {
+    let bed = Bed::start().await;
+    let job = at_work(&bed).await;
+    let identity = Some("pat:default".to_owned());
+    bed.control
+        .add_fault(&Fault {
+            identity,
+            ..Fault::new(FaultKind::SignInPage)
+        })
+        .await
+        .unwrap();
+    bed.condition_when("web", "Connected", "False", "Unauthorized")
+        .await;
+    unharmed(&bed, job).await;
+    bed.control.clear_faults().await.unwrap();
+    recovers(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_that_come_back_empty_or_cut_harm_nothing() {
+    let bed = Bed::start().await;
+    let job = at_work(&bed).await;
+    bed.control
+        .add_fault(&Fault::new(FaultKind::EmptyList).on("Agents.List"))
+        .await
+        .unwrap();
+    bed.condition_when("web", "Connected", "False", "Unreachable")
+        .await;
+    unharmed(&bed, job).await;
+    bed.control.clear_faults().await.unwrap();
+    bed.condition_when("web", "Connected", "True", "Answered")
+        .await;
+    bed.control
+        .add_fault(&Fault::new(FaultKind::TruncatedBody).on("JobRequests.List"))
+        .await
+        .unwrap();
+    bed.condition_when("web", "Connected", "False", "Unreachable")
+        .await;
+    unharmed(&bed, job).await;
+    bed.control.clear_faults().await.unwrap();
+    recovers(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_throttled_organization_is_left_alone() {
+    let bed = Bed::start().await;
+    let job = at_work(&bed).await;
+    let identity = Some("pat:default".to_owned());
+    let kind = FaultKind::TooManyRequests { retry_after: 12 };
+    bed.control
+        .add_fault(&Fault {
+            identity,
+            ..Fault::new(kind)
+        })
+        .await
+        .unwrap();
+    let status = bed
+        .condition_when("web", "Connected", "False", "Throttled")
+        .await;
+    assert_eq!(
+        serde_json::to_value(status.connection_status).unwrap(),
+        json!("Throttled")
+    );
+    bed.control.clear_faults().await.unwrap();
+    bed.control.reset_requests().await.unwrap();
+    let told = jiff::Timestamp::now();
+    unharmed(&bed, job).await;
+    recovers(&bed).await;
+    let log = bed.control.request_log().await.unwrap();
+    let first = log
+        .iter()
+        .find(|entry| entry.identity == "pat:default" && entry.operation.ends_with(".List"))
+        .unwrap();
+    let waited = first.time.duration_since(told);
+    assert!(
+        waited >= jiff::SignedDuration::from_secs(5),
+        "it asked again after {waited}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_token_is_a_condition_and_a_right_one_takes_effect_without_a_restart() {
+    let mut bed = Bed::make().await;
+    bed.secret("pat-token", &[("token", "wrong")]).await;
+    bed.start_operator().await;
+    bed.create("web", json!({ "minAgents": 1 })).await;
+    let status = bed
+        .condition_when("web", "Connected", "False", "Unauthorized")
+        .await;
+    assert_eq!(
+        serde_json::to_value(status.connection_status).unwrap(),
+        json!("Unauthorized")
+    );
+    assert!(
+        status
+            .last_error
+            .is_some_and(|error| error.contains("Secret") && !error.contains("wrong\""))
+    );
+    assert!(
+        bed.pods().await.is_empty(),
+        "no Pod is made that could not register"
+    );
+    // With the line end that `echo` leaves.
+    bed.secret("pat-token", &[("token", &format!("{}\n", bed.token))])
+        .await;
+    bed.condition_when("web", "Ready", "True", "AsExpected")
+        .await;
+    bed.pods_when("the warm agent comes", |pods| pods.len() == 1)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_rotated_without_harm() {
+    let bed = Bed::start().await;
+    let job = at_work(&bed).await;
+    let spec = PatSpec {
+        name: "second".into(),
+        ..PatSpec::default()
+    };
+    let second = bed.control.create_pat(ORGANIZATION, &spec).await.unwrap();
+    bed.secret("pat-token", &[("token", &second)]).await;
+    bed.control
+        .revoke_pat(ORGANIZATION, &bed.token)
+        .await
+        .unwrap();
+    within("the second token is used", async {
+        loop {
+            if bed
+                .control
+                .requests(Some(ORGANIZATION))
+                .await
+                .unwrap()
+                .of("pat:second", "JobRequests.List")
+                >= 2
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    unharmed(&bed, job).await;
+    recovers(&bed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_is_missing_or_lacks_the_key_is_named() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({ "patSecretName": "later", "minAgents": 1 }))
+        .await;
+    let status = bed
+        .condition_when("web", "Connected", "False", "SecretUnusable")
+        .await;
+    assert!(status.last_error.unwrap().contains("\"later\""));
+    bed.secret("later", &[("pat", &bed.token)]).await;
+    bed.status_when("web", "the key is named", |status| {
+        status
+            .last_error
+            .as_ref()
+            .is_some_and(|error| error.contains("no key \"token\""))
+    })
+    .await;
+    bed.secret("later", &[("token", &bed.token)]).await;
+    bed.condition_when("web", "Ready", "True", "AsExpected")
+        .await;
+    bed.pods_when("the warm agent comes", |pods| pods.len() == 1)
+        .await;
+    // Without a side effect there is nothing to wait for.
+    bed.create("other", json!({ "patSecretName": "never" }))
+        .await;
+    bed.condition_when("other", "Connected", "False", "SecretUnusable")
+        .await;
+    bed.delete("other").await;
+    bed.gone("other").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_agent_pool_is_a_condition_and_is_found_when_it_comes_back() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({ "pool": "Another Pool", "minAgents": 1 }))
+        .await;
+    let status = bed
+        .condition_when("web", "Connected", "False", "PoolNotFound")
+        .await;
+    assert_eq!(
+        serde_json::to_value(status.connection_status).unwrap(),
+        json!("PoolNotFound")
+    );
+    assert!(bed.pods().await.is_empty());
+    bed.control
+        .create_pool(ORGANIZATION, "another pool")
+        .await
+        .unwrap();
+    bed.condition_when("web", "Ready", "True", "AsExpected")
+        .await;
+    bed.pods_when("the warm agent comes", |pods| pods.len() == 1)
+        .await;
+    // Gone and made anew: the pool has another id.
+    bed.control
+        .delete_pool(ORGANIZATION, "another pool")
+        .await
+        .unwrap();
+    bed.condition_when("web", "Connected", "False", "PoolNotFound")
+        .await;
+    bed.control
+        .create_pool(ORGANIZATION, "ANOTHER pool")
+        .await
+        .unwrap();
+    bed.condition_when("web", "Connected", "True", "Answered")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_slow_organization_delays_nobody() {
+    let bed = Bed::start().await;
+    bed.control.create_organization("slow").await.unwrap();
+    bed.control.create_pool("slow", POOL).await.unwrap();
+    let slow = bed
+        .control
+        .create_pat("slow", &PatSpec::default())
+        .await
+        .unwrap();
+    bed.secret("slow-token", &[("token", &slow)]).await;
+    let latency = Fault {
+        organization: Some("slow".into()),
+        ..Fault::new(FaultKind::Latency {
+            delay: Duration::from_secs(30),
+        })
+    };
+    bed.control.add_fault(&latency).await.unwrap();
+    let url = format!("{}slow", bed.simulator.url());
+    bed.create(
+        "slow",
+        json!({ "azDoUrl": url, "patSecretName": "slow-token", "minAgents": 1 }),
+    )
+    .await;
+    bed.create("web", json!({})).await;
+    bed.ready("web").await;
+    bed.queue(jobs(2, SHORT)).await;
+    bed.all_succeed().await;
+    let requests = bed.control.requests(Some("slow")).await.unwrap();
+    assert_eq!(
+        requests.of("pat:default", "JobRequests.List"),
+        0,
+        "the slow one still waits for its first answer"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_while_nothing_changes() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({ "minAgents": 2 })).await;
+    bed.agents_when("two warm agents", |agents| {
+        agents.iter().filter(|agent| agent.online).count() == 2
+    })
+    .await;
+    bed.status_when("web", "two idle agents", |status| {
+        status
+            .agents
+            .iter()
+            .filter(|agent| agent.status == "Idle")
+            .count()
+            == 2
+            && status
+                .agent_indexes
+                .values()
+                .all(|index| index.status == "Idle")
+    })
+    .await;
+    let looks = || async {
+        bed.control
+            .requests(Some(ORGANIZATION))
+            .await
+            .unwrap()
+            .of("pat:default", "JobRequests.List")
+    };
+    let passed = |wanted: u64| async move {
+        within("time passes", async {
+            while looks().await < wanted {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+    };
+    // Two looks for what follows from the last change, then twelve in which nothing is: a minute.
+    passed(looks().await + 2).await;
+    let calls = || {
+        let log = futures::executor::block_on(control_plane())
+            .audit_log()
+            .unwrap();
+        let ours = log.into_iter().filter(|event| {
+            event.user == User::Operator.name() && event.namespace == bed.namespace
+        });
+        // A watch ends and begins anew every few minutes, whatever happens.
+        ours.filter(|event| event.verb != "watch")
+            .collect::<Vec<_>>()
+    };
+    let before = calls().len();
+    passed(looks().await + 12).await;
+    let calls = calls();
+    assert_eq!(
+        calls[before..],
+        [],
+        "requests to the API server in a quiet minute"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_works_whichever_way_the_unverified_parts_of_the_protocol_turn_out() {
+    let defaults = Switches::default();
+    let refused = [(409, BusyTypeKey::default()), (400, BusyTypeKey::default())];
+    let variants = [
+        Switches {
+            patch_needs_name: true,
+            preview_flag_required: true,
+            suppress_redirect: false,
+            ..defaults.clone()
+        },
+        Switches {
+            agent_version: AgentVersion::Capability,
+            minimum_version_inclusive: false,
+            capability_precedence: CapabilityPrecedence::User,
+            matched_agents: MatchedAgents::Frozen,
+            ..defaults.clone()
+        },
+        Switches {
+            job_request_order: JobRequestOrder::NewestFirst,
+            unknown_agent_status: 400,
+            replace_ends_session: false,
+            ..defaults.clone()
+        },
+    ];
+    let busy = refused.map(|(busy_delete_status, busy_delete_type_key)| Switches {
+        busy_delete_status,
+        busy_delete_type_key,
+        assigned_job_blocks_delete: false,
+        ..defaults.clone()
+    });
+    let story = |switches: Switches| async move {
+        let bed = Bed::start().await;
+        bed.control.set_switches(&switches).await.unwrap();
+        bed.create("web", json!({ "minAgents": 1, "maxAgents": 3 }))
+            .await;
+        bed.ready("web").await;
+        let spec = azure_devops_simulator::world::JobSpec {
+            demands: vec!["Agent.Version -gtVersion 2.182.1".into()],
+            ..jobs(4, SHORT)
+        };
+        bed.queue(spec).await;
+        bed.all_succeed().await;
+        bed.delete("web").await;
+        bed.gone("web").await;
+        assert!(bed.agents().await.is_empty(), "{switches:#?}");
+        let pods = bed.pods_when("the Pods are gone", <[_]>::is_empty).await;
+        assert!(pods.iter().all(|pod| pod.name_any().is_empty()));
+    };
+    futures::future::join_all(variants.into_iter().chain(busy).map(story)).await;
+}

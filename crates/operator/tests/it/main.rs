@@ -1,0 +1,17 @@
+//! The operator as a whole: a real API server, the simulator of Azure DevOps over HTTP, a hollow node with simulated
+//! agents. Each test has a namespace, an organization and an operator of its own, and asserts on the state of the
+//! cluster and of Azure DevOps.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod bed;
+mod connection;
+mod crd;
+mod lifecycle;
+mod naming;
+mod pods;
+mod scaling;
+mod storage;

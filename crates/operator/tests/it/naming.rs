@@ -1,0 +1,256 @@
+//! Names and proof: whose agent is whose.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use azure_devops_simulator::world::{AgentSpec, Fault, FaultKind, Outcome};
+use kube::{Api, ResourceExt as _, api::PostParams};
+use serde_json::json;
+
+use crate::bed::{Bed, ORGANIZATION, POOL, agent_names, jobs, long_job, names, within};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_is_used_again_only_when_its_registration_is_gone() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({})).await;
+    bed.ready("web").await;
+    // Registrations cannot be deleted for now.
+    let fault = Fault::new(FaultKind::ServerError { status: 500 }).on("Agents.Delete");
+    bed.control.add_fault(&fault).await.unwrap();
+    bed.queue(jobs(1, SHORT)).await;
+    bed.all_succeed().await;
+    bed.queue(jobs(1, SHORT)).await;
+    let ran = bed.all_succeed().await;
+    assert_eq!(
+        ran[1].agent.as_deref(),
+        Some("web-agent-1"),
+        "index 0 is still registered"
+    );
+    bed.control.clear_faults().await.unwrap();
+    bed.agents_when("the registrations are gone", |agents| {
+        agent_names(agents).is_empty()
+    })
+    .await;
+    bed.pods_when("the Pods are gone", <[_]>::is_empty).await;
+    bed.queue(jobs(1, SHORT)).await;
+    let ran = bed.all_succeed().await;
+    assert_eq!(
+        ran[2].agent.as_deref(),
+        Some("web-agent-0"),
+        "the lowest free index"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_agents_are_left_alone_and_their_names_skipped() {
+    let bed = Bed::start().await;
+    let stranger = |name: &str, capabilities: &[(&str, &str)]| AgentSpec {
+        name: name.into(),
+        capabilities: capabilities
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        ..AgentSpec::default()
+    };
+    // One has our name, one the mark of another cluster, one only looks like ours.
+    let mark = "another-cluster/another-namespace/web";
+    let strangers = [
+        stranger("web-agent-0", &[]),
+        stranger("web-agent-1", &[("AZDO_RUNNER_OWNER", mark)]),
+        stranger("web-agent-01", &[]),
+        stranger("web-placeholder-old", &[]),
+    ];
+    for stranger in &strangers {
+        bed.control
+            .add_agent(ORGANIZATION, POOL, stranger)
+            .await
+            .unwrap();
+    }
+    bed.create("web", json!({})).await;
+    bed.ready("web").await;
+    bed.queue(jobs(1, SHORT)).await;
+    let ran = bed.all_succeed().await;
+    assert_eq!(ran[0].agent.as_deref(), Some("web-agent-2"));
+    let status = bed
+        .condition_when("web", "Degraded", "True", "NameTaken")
+        .await;
+    let message = status.last_error.unwrap();
+    assert!(
+        message.contains("web-agent-0") && message.contains("web-agent-1"),
+        "{message}"
+    );
+    bed.pods_when("the Pod is gone", <[_]>::is_empty).await;
+    bed.delete("web").await;
+    bed.gone("web").await;
+    let left: Vec<String> = bed
+        .agents()
+        .await
+        .into_iter()
+        .map(|agent| agent.name)
+        .collect();
+    assert_eq!(left, strangers.map(|stranger| stranger.name));
+    assert!(bed.agents().await.iter().all(|agent| agent.enabled));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_runner_pools_of_one_name_share_an_agent_pool() {
+    let mut here = Bed::make().await;
+    let there = Bed::make().await;
+    // The other namespace's RunnerPool uses this organization.
+    there.secret("pat-token", &[("token", &here.token)]).await;
+    let namespaces = [here.namespace.clone(), there.namespace.clone()];
+    here.start_operator_of(&[&namespaces[0], &namespaces[1]])
+        .await;
+    let pool = here.runner_pool("web", json!({ "minAgents": 2 }));
+    for bed in [&here, &there] {
+        bed.api()
+            .create(&PostParams::default(), &pool)
+            .await
+            .unwrap();
+    }
+    let agents = here
+        .agents_when("four warm agents are online", |agents| {
+            agents.iter().filter(|agent| agent.online).count() == 4
+        })
+        .await;
+    assert_eq!(
+        agent_names(&agents),
+        ["web-agent-0", "web-agent-1", "web-agent-2", "web-agent-3"]
+    );
+    let (ours, theirs) = (names(&here.pods().await), names(&there.pods().await));
+    assert_eq!((ours.len(), theirs.len()), (2, 2));
+    let marks: BTreeMap<_, _> = agents
+        .iter()
+        .filter(|agent| agent.online)
+        .map(|agent| (&agent.name, &agent.system_capabilities["AZDO_RUNNER_OWNER"]))
+        .collect();
+    for (name, mark) in marks {
+        let owner = if ours.contains(name) {
+            &here.namespace
+        } else {
+            &there.namespace
+        };
+        assert!(
+            mark.ends_with(&format!("/{owner}/web")),
+            "{name} carries {mark}"
+        );
+    }
+    // The end of one does not touch the other.
+    here.delete("web").await;
+    here.gone("web").await;
+    let left = here.agents().await;
+    assert_eq!(agent_names(&left), theirs);
+    assert!(left.iter().all(|agent| agent.enabled), "{left:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_runner_pools_of_one_agent_pool_look_at_it_together() {
+    let bed = Bed::start().await;
+    for i in 0..20 {
+        bed.create(
+            &format!("web-{i}"),
+            json!({ "pool": if i % 2 == 0 { POOL.to_owned() } else { POOL.to_lowercase() } }),
+        )
+        .await;
+    }
+    for i in 0..20 {
+        bed.ready(&format!("web-{i}")).await;
+    }
+    bed.queue(long_job()).await;
+    bed.jobs_when("the job runs", |jobs| jobs[0].outcome == Outcome::Running)
+        .await;
+    let counts = || async { bed.control.requests(Some(ORGANIZATION)).await.unwrap() };
+    let start = counts().await;
+    let polls = |counts: &azure_devops_simulator::world::RequestCounts| {
+        counts.of("pat:default", "JobRequests.List")
+    };
+    let now = within("six more looks", async {
+        loop {
+            let now = counts().await;
+            if polls(&now) >= polls(&start) + 6 {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let looks = polls(&now) - polls(&start);
+    let reads = |counts: &azure_devops_simulator::world::RequestCounts| -> u64 {
+        [
+            "Agents.List",
+            "JobRequests.List",
+            "Pools.List",
+            "Agents.Get",
+        ]
+        .iter()
+        .map(|operation| counts.of("pat:default", operation))
+        .sum()
+    };
+    assert!(
+        reads(&now) - reads(&start) <= 2 * looks + 1,
+        "{looks} looks took {} requests",
+        reads(&now) - reads(&start)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_of_the_former_operator_are_adopted() {
+    let mut bed = Bed::make().await;
+    let pool = bed.create("web", json!({ "minAgents": 1 })).await;
+    // A Pod as the former operator makes it: owned and labelled, without mark and shape.
+    let pod = json!({
+        "metadata": {
+            "name": "web-agent-0",
+            "labels": { "app": "azdo-runner", "runner-pool": "web", "managed-by": "azdo-runner-operator", "min-agent": "true" },
+            "ownerReferences": [{
+                "apiVersion": "devops.opentools.mf/v1", "kind": "RunnerPool", "name": "web", "uid": pool.uid(), "controller": true,
+            }],
+        },
+        "spec": { "restartPolicy": "Never", "containers": [{ "name": "agent", "image": "agent:base", "env": [
+            { "name": "AZP_URL", "value": bed.organization_url() }, { "name": "AZP_POOL", "value": POOL },
+            { "name": "AZP_AGENT_NAME", "value": "web-agent-0" },
+            { "name": "AZP_TOKEN", "valueFrom": { "secretKeyRef": { "name": "pat-token", "key": "token" } } },
+        ] }] },
+    });
+    let pods: Api<k8s_openapi::api::core::v1::Pod> = bed.api();
+    pods.create(
+        &PostParams::default(),
+        &serde_json::from_value(pod).unwrap(),
+    )
+    .await
+    .unwrap();
+    bed.agents_when("it is online", |agents| {
+        agents.iter().any(|agent| agent.online)
+    })
+    .await;
+    let busy = bed.queue(long_job()).await[0];
+    bed.jobs_when("it is busy", |jobs| jobs[0].outcome == Outcome::Running)
+        .await;
+    bed.start_operator().await;
+    // It is not of today's shape: it keeps its job, gets no other, and a successor takes its place beside it.
+    bed.agents_when("it is disabled, and its successor is online", |agents| {
+        agents
+            .iter()
+            .any(|agent| agent.name == "web-agent-0" && !agent.enabled)
+            && agents
+                .iter()
+                .any(|agent| agent.name == "web-agent-1" && agent.online)
+    })
+    .await;
+    let jobs = bed.jobs().await;
+    assert!(
+        jobs.iter()
+            .any(|job| job.id == busy && job.outcome == Outcome::Running),
+        "{jobs:#?}"
+    );
+    bed.control.cancel_job(ORGANIZATION, busy).await.unwrap();
+    bed.pods_when("it goes after its job", |pods| {
+        names(pods) == ["web-agent-1"]
+    })
+    .await;
+    bed.agents_when("with its registration", |agents| {
+        agent_names(agents) == ["web-agent-1"]
+    })
+    .await;
+}

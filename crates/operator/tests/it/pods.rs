@@ -1,0 +1,248 @@
+//! What each agent becomes.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use kube::ResourceExt as _;
+use serde_json::{Value, json};
+
+use crate::bed::{Bed, long_job};
+
+/// The one Pod of a `RunnerPool` with these fields, for a queued job.
+async fn pod(bed: &Bed, fields: Value) -> Pod {
+    bed.create("web", fields).await;
+    bed.ready("web").await;
+    bed.queue(long_job()).await;
+    bed.pods_when("an agent", |pods| pods.len() == 1)
+        .await
+        .remove(0)
+}
+
+fn container(pod: &Pod) -> &Container {
+    &pod.spec.as_ref().unwrap().containers[0]
+}
+
+fn env<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    container(pod)
+        .env
+        .iter()
+        .flatten()
+        .find(|env| env.name == name)?
+        .value
+        .as_deref()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agents_pod_is_as_the_contract_says() {
+    let bed = Bed::start().await;
+    let pod = pod(&bed, json!({})).await;
+    assert_eq!(pod.name_any(), "web-agent-0");
+    let labels = pod.labels();
+    for (label, value) in [
+        ("app", "azdo-runner"),
+        ("runner-pool", "web"),
+        ("managed-by", "azdo-runner-operator"),
+        ("min-agent", "false"),
+        ("capability", "base"),
+        ("capability-aware", "false"),
+    ] {
+        assert_eq!(labels[label], value, "{label}");
+    }
+    let owner = &pod.owner_references()[0];
+    assert_eq!(
+        (owner.kind.as_str(), owner.name.as_str(), owner.controller),
+        ("RunnerPool", "web", Some(true))
+    );
+    let spec = pod.spec.as_ref().unwrap();
+    assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
+    assert_eq!(spec.automount_service_account_token, Some(false));
+    assert_eq!(spec.enable_service_links, Some(false));
+    assert_eq!(spec.termination_grace_period_seconds, Some(3600));
+    assert!(spec.init_containers.iter().flatten().next().is_none());
+    let agent = container(&pod);
+    assert_eq!(agent.name, "agent");
+    assert_eq!(agent.args, Some(vec!["--once".to_owned()]));
+    assert_eq!(agent.image_pull_policy.as_deref(), Some("IfNotPresent"));
+    assert_eq!(agent.security_context, None, "the image's own user");
+    let resources = serde_json::to_value(agent.resources.as_ref().unwrap()).unwrap();
+    assert_eq!(
+        resources["requests"],
+        json!({ "cpu": "100m", "memory": "256Mi" })
+    );
+    assert_eq!(resources["limits"], json!({ "cpu": "2", "memory": "4Gi" }));
+    assert_eq!(env(&pod, "AZP_URL"), Some(bed.organization_url().as_str()));
+    assert_eq!(env(&pod, "AZP_POOL"), Some("Linux Pool"));
+    assert_eq!(env(&pod, "AZP_AGENT_NAME"), Some("web-agent-0"));
+    assert_eq!(env(&pod, "AZP_CAPABILITY"), Some("base"));
+    assert!(
+        env(&pod, "AZDO_RUNNER_OWNER")
+            .unwrap()
+            .ends_with(&format!("/{}/web", bed.namespace))
+    );
+    let token = agent
+        .env
+        .iter()
+        .flatten()
+        .find(|env| env.name == "AZP_TOKEN")
+        .unwrap();
+    let reference = token
+        .value_from
+        .as_ref()
+        .unwrap()
+        .secret_key_ref
+        .as_ref()
+        .unwrap();
+    assert_eq!(
+        (reference.name.as_str(), reference.key.as_str()),
+        ("pat-token", "token")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_come_from_values_and_from_secrets() {
+    let bed = Bed::start().await;
+    bed.secret("api-secrets", &[("production-key", "s3cret")])
+        .await;
+    let pod = pod(
+        &bed,
+        json!({ "extraEnv": [
+            { "name": "BUILD_ENVIRONMENT", "value": "production" },
+            { "name": "API_KEY", "valueFrom": { "secretKeyRef": { "name": "api-secrets", "key": "production-key" } } },
+            { "name": "POD_IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
+        ] }),
+    )
+    .await;
+    assert_eq!(env(&pod, "BUILD_ENVIRONMENT"), Some("production"));
+    // The agent got them, so it reports them.
+    let agents = bed
+        .agents_when("the agent is online", |agents| {
+            agents.iter().any(|agent| agent.online)
+        })
+        .await;
+    let agent = agents.iter().find(|agent| agent.online).unwrap();
+    assert_eq!(agent.system_capabilities["BUILD_ENVIRONMENT"], "production");
+    assert_eq!(agent.system_capabilities["API_KEY"], "s3cret");
+    let placeholder = agents
+        .iter()
+        .find(|agent| agent.name == "web-placeholder-base")
+        .unwrap();
+    assert_eq!(
+        placeholder.system_capabilities["BUILD_ENVIRONMENT"],
+        "production"
+    );
+    assert_eq!(
+        placeholder.system_capabilities["API_KEY"], "",
+        "a secret value is nobody's business"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_mounted_without_their_keys() {
+    let bed = Bed::start().await;
+    bed.secret(
+        "corporate-ca",
+        &[("tls.crt", "certificate"), ("tls.key", "key")],
+    )
+    .await;
+    let pod = pod(
+        &bed,
+        json!({ "certTrustStore": [{ "secretName": "corporate-ca" }] }),
+    )
+    .await;
+    let mounts = container(&pod).volume_mounts.clone().unwrap();
+    let paths: Vec<_> = mounts
+        .iter()
+        .map(
+            |VolumeMount {
+                 mount_path,
+                 sub_path,
+                 read_only,
+                 ..
+             }| (mount_path.as_str(), sub_path.as_deref(), *read_only),
+        )
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            ("/etc/ssl/certs/corporate-ca", None, Some(true)),
+            (
+                "/etc/ssl/certs/corporate-ca.crt",
+                Some("tls.crt"),
+                Some(true)
+            ),
+        ]
+    );
+    let volumes = pod.spec.as_ref().unwrap().volumes.as_ref().unwrap();
+    let sources = volumes[0]
+        .projected
+        .as_ref()
+        .unwrap()
+        .sources
+        .as_ref()
+        .unwrap();
+    let items: Vec<_> = sources
+        .iter()
+        .map(|source| {
+            let secret = source.secret.as_ref().unwrap();
+            (
+                secret.items.as_ref().unwrap()[0].key.as_str(),
+                secret.optional,
+            )
+        })
+        .collect();
+    assert_eq!(items, [("tls.crt", Some(false)), ("ca.crt", Some(true))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_init_container_gives_the_volumes_to_the_agents_user() {
+    let bed = Bed::start().await;
+    let pod = pod(
+        &bed,
+        json!({
+            "initContainer": { "image": "busybox:1" },
+            "securityContext": { "runAsUser": 1001, "runAsGroup": 1002, "fsGroup": 1003 },
+            "pvcs": [
+                { "name": "workspace", "mountPath": "/workspace", "storage": "1Gi" },
+                { "name": "cache", "mountPath": "/var/cache", "storage": "1Gi", "deleteWithAgent": true },
+            ],
+        }),
+    )
+    .await;
+    let spec = pod.spec.as_ref().unwrap();
+    let init = &spec.init_containers.as_ref().unwrap()[0];
+    assert_eq!(init.image.as_deref(), Some("busybox:1"));
+    assert_eq!(init.security_context.as_ref().unwrap().run_as_user, Some(0));
+    let command = init.command.as_ref().unwrap();
+    assert_eq!(command[4..], ["/workspace", "/var/cache"]);
+    assert!(command[2].contains("chown 1001:1002"), "{}", command[2]);
+    let user = container(&pod).security_context.as_ref().unwrap();
+    assert_eq!(
+        (
+            user.run_as_user,
+            user.run_as_group,
+            user.run_as_non_root,
+            user.allow_privilege_escalation
+        ),
+        (Some(1001), Some(1002), Some(true), Some(false))
+    );
+    assert_eq!(spec.security_context.as_ref().unwrap().fs_group, Some(1003));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_agent_stops_within_seconds_of_its_grace_period() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({ "minAgents": 1 })).await;
+    bed.agents_when("a warm agent", |agents| {
+        agents.iter().any(|agent| agent.online)
+    })
+    .await;
+    let started = std::time::Instant::now();
+    bed.delete("web").await;
+    bed.gone("web").await;
+    bed.pods_when("the Pod is gone", <[_]>::is_empty).await;
+    assert!(
+        started.elapsed() < Duration::from_secs(60),
+        "{:?} of 3600 s",
+        started.elapsed()
+    );
+}
