@@ -1,7 +1,7 @@
-//! The command line: serve, look, cause trouble, or be an agent. Everything it does to a
-//! simulator goes through the control API.
+//! The command line: serve, look, cause trouble, or be an agent.
 
 mod cli;
+mod commands;
 
 use std::process::ExitCode;
 

@@ -23,6 +23,7 @@ mod pool;
 mod random;
 mod read;
 mod registration;
+mod remote;
 mod session;
 mod switches;
 mod throttle;

@@ -220,7 +220,7 @@ pub(crate) struct Links<'a> {
 impl Agent {
     /// The full resource.
     pub(crate) fn json(&self, links: Links<'_>, include: Include<'_>) -> Value {
-        let mut object = self.reference(links, true);
+        let mut object = self.reference().json(links, true);
         let authorization = self.authorization.as_ref().map(|known| {
             json!({
                 "authorizationUrl": format!("{}/_apis/oauth2/token", links.base),
@@ -249,8 +249,39 @@ impl Agent {
         object
     }
 
-    /// The short form that job requests carry.
-    pub(crate) fn reference(&self, links: Links<'_>, with_os: bool) -> Value {
+    /// The agent as it is now, for a job request that outlives it.
+    pub(crate) fn reference(&self) -> Reference {
+        Reference {
+            id: self.id,
+            name: self.name.clone(),
+            version: self.version.clone(),
+            os_description: self.os_description.clone(),
+            enabled: self.enabled,
+            online: self.online,
+            provisioning_state: self.provisioning_state.clone(),
+        }
+    }
+
+    pub(crate) fn drop_messages_of(&mut self, job: &Job) {
+        self.messages.retain(|message| message.request != job.id);
+    }
+}
+
+/// The short form of an agent.
+#[derive(Clone, Debug)]
+pub(crate) struct Reference {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    version: String,
+    os_description: Option<String>,
+    enabled: bool,
+    online: bool,
+    provisioning_state: String,
+}
+
+impl Reference {
+    /// `reserved` adds what only the agent that has the job shows (protocol section 4.2).
+    pub(crate) fn json(&self, links: Links<'_>, reserved: bool) -> Value {
         let Links { base, pool } = links;
         wire::compact(json!({
             "_links": {
@@ -260,15 +291,11 @@ impl Agent {
             "id": self.id,
             "name": self.name,
             "version": self.version,
-            "osDescription": self.os_description.as_ref().filter(|_| with_os),
+            "osDescription": self.os_description.as_ref().filter(|_| reserved),
             "enabled": self.enabled,
             "status": if self.online { "online" } else { "offline" },
             "provisioningState": self.provisioning_state,
-            "accessPoint": with_os.then_some("CodexAccessMapping"),
+            "accessPoint": reserved.then_some("CodexAccessMapping"),
         }))
-    }
-
-    pub(crate) fn drop_messages_of(&mut self, job: &Job) {
-        self.messages.retain(|message| message.request != job.id);
     }
 }

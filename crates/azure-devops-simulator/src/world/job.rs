@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{agent::Agent, millis, pool::Needs, wire};
+use super::{agent::Reference, millis, pool::Needs, wire};
 
 /// What a test or demo asks for when it queues jobs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,7 +133,7 @@ pub(crate) struct Job {
     pub(crate) result: Option<JobResult>,
     pub(crate) end: Option<End>,
     /// The agent as it was when the job was given to it: the entry outlives the agent.
-    pub(crate) agent: Option<Box<Agent>>,
+    pub(crate) agent: Option<Reference>,
     /// Agents that matched when it was queued; kept only where a switch asks for them.
     pub(crate) matched: Arc<[i64]>,
     pub(crate) plan_id: Uuid,
@@ -239,7 +239,7 @@ impl Job {
             "jobId": self.job_id,
             "demands": self.demands,
             "matchedAgents": matched_agents,
-            "reservedAgent": self.agent.as_ref().map(|agent| agent.reference(links, true)),
+            "reservedAgent": self.agent.as_ref().map(|agent| agent.json(links, true)),
             "definition": link("definition"),
             "owner": link("results"),
             "data": { "ParallelismTag": "Private", "IsScheduledKey": "False" },

@@ -5,7 +5,7 @@
 //! never jobs times agents.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -216,10 +216,7 @@ impl Pool {
         }
         agent.assigned = Some(id);
         job.assign_time = Some(context.now);
-        job.agent = Some(Box::new(Agent {
-            messages: VecDeque::new(),
-            ..agent.clone()
-        }));
+        job.agent = Some(agent.reference());
         self.last_message += 1;
         agent.messages.push_back(Message {
             id: self.last_message,

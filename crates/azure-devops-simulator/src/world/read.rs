@@ -254,7 +254,9 @@ impl Reader<'_> {
             pool: pool.key.pool,
         };
         let agents = ids.iter().filter_map(|id| pool.agents.get(id));
-        agents.map(|agent| agent.reference(links, false)).collect()
+        agents
+            .map(|agent| agent.reference().json(links, false))
+            .collect()
     }
 
     /// The agent's package, for start scripts that ask where to download it from.

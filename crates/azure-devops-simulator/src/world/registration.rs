@@ -63,7 +63,6 @@ impl World {
         base: &str,
     ) -> Result<Reply, ApiError> {
         let client = self.random.uuid();
-        self.clients.insert(client, (key, id));
         self.in_pool(now, key, |pool, context| {
             let name = wanted.name.clone().unwrap_or_default();
             pool.rename(id, &name, context)?;
@@ -77,6 +76,8 @@ impl World {
             }
             Ok(())
         })?;
+        // Only a first key makes the agent use it; otherwise nobody ever asks for it.
+        self.clients.insert(client, (key, id));
         self.change_agent(now, key, id, base, |_| {})
     }
 
