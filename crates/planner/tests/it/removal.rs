@@ -343,6 +343,7 @@ fn on_unknown_nothing_goes() {
 
 #[test]
 fn on_a_stale_look_nothing_goes_that_azure_devops_knows_of() {
+    assert_eq!(all_to_go().seen(-10).does(), all_to_go().does());
     assert_eq!(all_to_go().seen(-11).does(), ["delete claim 9-cache"]);
     assert_eq!(
         all_to_go().deleting().seen(-11).does(),

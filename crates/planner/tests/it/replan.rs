@@ -33,6 +33,10 @@ fn an_agent_that_was_made_for_a_job_counts_for_it_whatever_became_of_its_pod() {
             made.clone().running().stopping(),
         ),
         (
+            "was made in the second of the look and is deleted by a stranger",
+            made.clone().created(LOOK).running().stopping(),
+        ),
+        (
             "was deleted by a stranger and ended",
             made.clone().succeeded(3).stopping(),
         ),
@@ -77,6 +81,7 @@ fn an_agent_that_was_busy_does_not_count_for_another_job() {
         agent(0).busy(7),
         agent(0).busy(7).succeeded(3),
         agent(0).busy(7).stopping(),
+        agent(0).online().finished_a_job(-5).stopping(),
     ] {
         assert_eq!(created(Some(sketch)), ["create 1 base once"]);
     }

@@ -63,6 +63,12 @@ fn every_pod_that_has_not_ended_counts_against_the_maximum() {
 }
 
 #[test]
+fn a_session_without_a_pod_counts_against_the_maximum() {
+    let world = web().max(1).with(agent(0).online().without_pod()).queued(1);
+    assert_eq!(world.does(), ["disable 0"], "its Pod may not be seen yet");
+}
+
+#[test]
 fn a_pod_whose_name_we_do_not_give_counts_against_the_maximum_too() {
     let mut world = web().max(1).with(agent(0).running()).queued(1);
     world.cluster.pods[0].name = "web-agent-00".into();
