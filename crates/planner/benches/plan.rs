@@ -151,6 +151,7 @@ fn pod(shape: Shape, i: i64) -> Pod {
         },
         stopping: mixed && i % 17 == 0,
         created_at: ago(600),
+        started_at: None,
         profile: format!("capability-{}", i % shape.profiles()),
         shape: Some("old".into()),
         min_agent: mixed && i % 2 == 0,

@@ -208,6 +208,12 @@ fn unseen(index: u32, pod: &Pod) -> Agent {
     }
 }
 
+/// Whether the agent's container has been running for longer than a start takes.
+pub(crate) fn is_late(pod: &Pod, now: Timestamp) -> bool {
+    let started_at = pod.started_at.unwrap_or(pod.created_at);
+    pod.phase == PodPhase::Running && now.duration_since(started_at) > STARTUP_WINDOW
+}
+
 fn state(pod: Option<&Pod>, registration: Option<&Registration>, now: Timestamp) -> AgentState {
     let Some(pod) = pod else {
         return AgentState::Orphaned;
@@ -219,9 +225,7 @@ fn state(pod: Option<&Pod>, registration: Option<&Registration>, now: Timestamp)
         return AgentState::Stopping;
     }
     let starting = || {
-        let late =
-            pod.phase == PodPhase::Running && now.duration_since(pod.created_at) > STARTUP_WINDOW;
-        if late {
+        if is_late(pod, now) {
             AgentState::Offline
         } else {
             AgentState::Starting

@@ -269,8 +269,11 @@ impl<'a> Facts<'a> {
         if self.registered.contains(name) {
             return breach();
         }
-        let silent =
-            self.snapshot.pool.deleting && self.now.duration_since(pod.created_at) > STARTUP_WINDOW;
+        let silent = self.snapshot.pool.deleting
+            && self
+                .now
+                .duration_since(pod.started_at.unwrap_or(pod.created_at))
+                > STARTUP_WINDOW;
         match pod.phase {
             PodPhase::Running if silent => self.without_look(name),
             PodPhase::Running => breach(),

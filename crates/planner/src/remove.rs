@@ -314,7 +314,10 @@ pub(crate) fn nothing_left(
     let Look::Known(look) = &snapshot.look else {
         return false;
     };
+    let last_pod_shows =
+        (snapshot.cluster.pods_seen_at).is_none_or(|seen_at| seen_at < look.taken_at);
     now <= look.fresh_until
+        && last_pod_shows
         && agents.is_empty()
         && snapshot.cluster.claims.is_empty()
         && placeholders_of(snapshot, look).next().is_none()

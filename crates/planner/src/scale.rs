@@ -220,8 +220,11 @@ fn placeholders(snapshot: &Snapshot, look: &KnownLook, plan: &mut Plan) {
                     Why::PlaceholderMissing,
                 );
             }
+            // Another RunnerPool's placeholder serves the same jobs.
             Some(registration) if !is_ours(&snapshot.pool, registration, None) => {
-                plan.withhold(&name, Why::NameTaken);
+                if !snapshot.cluster.taken.contains(&name) {
+                    plan.withhold(&name, Why::NameTaken);
+                }
             }
             Some(_) => {}
         }
@@ -270,12 +273,9 @@ impl<'a> FreeIndexes<'a> {
                 continue;
             };
             used.insert(index);
-            let agent = agents.get(&index);
-            if !is_ours(
-                pool,
-                registration,
-                agent.and_then(|agent| agent.pod.as_ref()),
-            ) {
+            let pod = agents.get(&index).and_then(|agent| agent.pod.as_ref());
+            let known = is_ours(pool, registration, pod) || snapshot.cluster.taken.contains(&name);
+            if !known {
                 plan.withhold(&registration.name, Why::NameTaken);
             }
         }

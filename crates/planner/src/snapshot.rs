@@ -54,6 +54,9 @@ pub struct Cluster {
     pub pods: Vec<Pod>,
     /// Claims that go with their agent. Kept claims are not listed: they are in nobody's way.
     pub claims: Vec<Claim>,
+    /// When the operator last saw a Pod of the RunnerPool; `None`: never since it started. What that Pod's agent did
+    /// last shows in a later look only.
+    pub pods_seen_at: Option<Timestamp>,
     /// Names in use by other RunnerPools of the same agent pool.
     pub taken: BTreeSet<String>,
 }
@@ -75,6 +78,8 @@ pub struct Pod {
     pub stopping: bool,
     /// When it was created; whole seconds.
     pub created_at: Timestamp,
+    /// When the agent's container started; `None` while it has not.
+    pub started_at: Option<Timestamp>,
     /// Name of its profile.
     pub profile: String,
     /// Digest of the shape it was made in; `None`: made by somebody who did not note it.

@@ -37,6 +37,7 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
                     phase: PodPhase::Pending,
                     stopping: false,
                     created_at: now,
+                    started_at: None,
                     profile,
                     shape,
                     min_agent,

@@ -2,7 +2,7 @@
 
 use planner::{STARTUP_WINDOW, Why};
 
-use crate::world::{FOREIGN_MARK, World, agent, done, registration, web, withheld};
+use crate::world::{FOREIGN_MARK, LOOK, World, agent, at, done, registration, web, withheld};
 
 /// A RunnerPool that is being deleted and whose placeholder is gone.
 fn ending() -> World {
@@ -42,6 +42,31 @@ fn an_agent_that_never_registers_holds_deletion_up_for_one_startup_window() {
     let started = |seconds: i64| ending().with(agent(0).running().created(-seconds));
     assert_eq!(started(window).does(), [""; 0]);
     assert_eq!(started(window + 1).does(), ["delete pod 0"]);
+}
+
+#[test]
+fn a_pod_that_was_pending_for_long_has_its_whole_startup_window_when_it_runs() {
+    let long_ago = -2 * STARTUP_WINDOW.as_secs();
+    let late = ending().with(agent(0).created(long_ago).running_since(-60));
+    assert_eq!(late.does(), [""; 0]);
+    let queued = web()
+        .queued(1)
+        .with(agent(0).created(long_ago).running_since(-60));
+    assert_eq!(queued.does(), [""; 0], "it still stands for its job");
+    let silent = web()
+        .queued(1)
+        .with(agent(0).created(long_ago).running_since(long_ago));
+    assert_eq!(silent.does(), ["create 1 base once"]);
+}
+
+#[test]
+fn the_end_waits_for_a_look_that_began_after_the_last_pod_was_seen() {
+    // Its agent may have registered between the look and its end.
+    let mut world = ending();
+    world.cluster.pods_seen_at = Some(at(LOOK));
+    assert!(!world.plan().finished);
+    world.cluster.pods_seen_at = Some(at(LOOK - 1));
+    assert!(world.plan().finished);
 }
 
 #[test]

@@ -78,6 +78,7 @@ fn pod(index: u32) -> impl Strategy<Value = Pod> {
         uid: format!("pod-{index}"),
         phase: times.0,
         created_at: times.1,
+        started_at: None,
         stopping: times.2,
         profile: PROFILES[profile].into(),
         shape: shape.map(|current| {
@@ -249,6 +250,7 @@ fn snapshot_seen(seen: impl Strategy<Value = Seen>) -> impl Strategy<Value = Sna
                 cluster: Cluster {
                     pods,
                     claims,
+                    pods_seen_at: None,
                     taken: taken.into_iter().map(Into::into).collect(),
                 },
                 look: match seen {

@@ -317,6 +317,7 @@ pub(crate) fn agent(index: u32) -> Sketch {
             phase: PodPhase::Pending,
             stopping: false,
             created_at: at(-60),
+            started_at: None,
             profile: "base".into(),
             shape: Some("base-shape".into()),
             min_agent: false,
@@ -366,6 +367,11 @@ impl Sketch {
 
     pub(crate) fn created(self, seconds: i64) -> Self {
         self.on_pod(|pod| pod.created_at = at(seconds))
+    }
+
+    pub(crate) fn running_since(self, seconds: i64) -> Self {
+        self.running()
+            .on_pod(|pod| pod.started_at = Some(at(seconds)))
     }
 
     pub(crate) fn running(self) -> Self {
