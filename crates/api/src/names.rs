@@ -63,13 +63,6 @@ pub fn agent(runner_pool: &str, index: u32) -> String {
     format!("{}{index}", agent_prefix(runner_pool))
 }
 
-/// The index in an agent's name, when it is a name that [`agent`] gives.
-pub fn agent_index(runner_pool: &str, name: &str) -> Option<u32> {
-    let digits = name.strip_prefix(runner_pool)?.strip_prefix("-agent-")?;
-    let index = digits.parse().ok()?;
-    (agent(runner_pool, index) == name).then_some(index)
-}
-
 /// Name of the claim `pvc` of the agent with this index.
 pub fn claim(runner_pool: &str, index: u32, pvc: &str) -> String {
     format!("{}-{pvc}", agent(runner_pool, index))
@@ -78,31 +71,4 @@ pub fn claim(runner_pool: &str, index: u32, pvc: &str) -> String {
 /// Name of the placeholder registration of a profile.
 pub fn placeholder(runner_pool: &str, profile: &str) -> String {
     format!("{runner_pool}-placeholder-{profile}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn the_index_of_a_name_is_the_index_it_was_made_with(pool in "[a-z][a-z0-9-]{0,20}", index: u32) {
-            prop_assert_eq!(agent_index(&pool, &agent(&pool, index)), Some(index));
-        }
-    }
-
-    #[test]
-    fn look_alikes_have_no_index() {
-        for name in [
-            "web-agent-",
-            "web-agent-01",
-            "web-agent-+1",
-            "web-agent-1x",
-            "webs-agent-1",
-            "web-agent--1",
-        ] {
-            assert_eq!(agent_index("web", name), None, "{name}");
-        }
-    }
 }

@@ -107,6 +107,12 @@ pub struct RunnerPoolSpec {
     /// Image by demanded capability; a job that demands none of them gets `image`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(
+        validation = Rule::new(
+            "self.all(name, size(name) <= 63 && name.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))"
+        )
+        .message("a capability must be one word of letters, digits, - _ and ., at most 63, as it becomes the value of a label")
+    )]
     pub capability_images: BTreeMap<String, String>,
     /// Environment variables of the agents.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

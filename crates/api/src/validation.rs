@@ -60,10 +60,10 @@ pub fn validate(spec: &RunnerPoolSpec) -> Vec<Violation> {
         found.add("pollIntervalSeconds", "must be at least 5");
     }
     for (capability, image) in &spec.capability_images {
-        if capability.is_empty() || capability.contains(char::is_whitespace) {
+        if !is_label_value(capability) {
             found.add(
                 format!("capabilityImages[{capability:?}]"),
-                "a capability is one word",
+                "a capability is one word of letters, digits, - _ and ., at most 63, as it becomes the value of a label",
             );
         }
         check_image(
@@ -105,6 +105,16 @@ fn check_ids(found: &mut Violations, context: &SecurityContext) {
             found.add(field, "must not be negative");
         }
     }
+}
+
+/// What a label may have for a value, except nothing.
+fn is_label_value(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    text.len() <= 63
+        && text.chars().all(inner)
+        && end(text.chars().next())
+        && end(text.chars().last())
 }
 
 fn check_image(found: &mut Violations, field: impl Into<String>, image: &str) {

@@ -60,7 +60,12 @@ const CASES: &[(&str, &str, Also)] = &[
     (
         "capabilityImages: {'two words': a:1}",
         "capabilityImages[\"two words\"]",
-        Nobody,
+        Cel,
+    ),
+    (
+        "capabilityImages: {c++: a:1}",
+        "capabilityImages[\"c++\"]",
+        Cel,
     ),
     (
         "capabilityImages: {java: ''}",
