@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
+use jiff::Timestamp;
 use kube::{Resource, ResourceExt as _, runtime::watcher};
 
 /// Namespace and name of a RunnerPool.
@@ -49,6 +50,8 @@ pub(crate) struct Mirror<V>(RwLock<State<V>>);
 struct State<V> {
     pools: HashMap<PoolKey, BTreeMap<String, V>>,
     tombstones: VecDeque<String>,
+    /// When the last object of a RunnerPool that has none now was seen to go.
+    emptied: HashMap<PoolKey, Timestamp>,
 }
 
 impl<V> Default for Mirror<V> {
@@ -56,6 +59,7 @@ impl<V> Default for Mirror<V> {
         Self(RwLock::new(State {
             pools: HashMap::new(),
             tombstones: VecDeque::new(),
+            emptied: HashMap::new(),
         }))
     }
 }
@@ -68,6 +72,16 @@ impl<V: Mirrored> Mirror<V> {
             .get(pool)
             .map(|objects| objects.values().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// When the last object of a RunnerPool that has none now was seen to go; `None`: there never was one.
+    pub(crate) fn emptied_at(&self, pool: &PoolKey) -> Option<Timestamp> {
+        self.state().emptied.get(pool).copied()
+    }
+
+    /// Forgets a RunnerPool that is gone.
+    pub(crate) fn forget(&self, pool: &PoolKey) {
+        self.state_mut().emptied.remove(pool);
     }
 
     /// Adds the answer to a write of ours, unless the watch has told the object's end already.
@@ -153,6 +167,7 @@ impl<V: Mirrored> Mirror<V> {
         }
         if objects.is_empty() {
             state.pools.remove(&pool);
+            state.emptied.insert(pool.clone(), Timestamp::now());
         }
         Some(pool)
     }
@@ -160,14 +175,18 @@ impl<V: Mirrored> Mirror<V> {
     /// Drops what a complete list no longer has.
     fn retain(&self, namespace: Option<&str>, listed: &HashSet<String>) -> Vec<PoolKey> {
         let mut state = self.state_mut();
+        let State { pools, emptied, .. } = &mut *state;
         let mut changed = Vec::new();
-        state.pools.retain(|pool, objects| {
+        pools.retain(|pool, objects| {
             if namespace.is_none_or(|namespace| namespace == pool.namespace) {
                 let before = objects.len();
                 objects.retain(|_, value| listed.contains(value.uid()));
                 if objects.len() != before {
                     changed.push(pool.clone());
                 }
+            }
+            if objects.is_empty() {
+                emptied.insert(pool.clone(), Timestamp::now());
             }
             !objects.is_empty()
         });

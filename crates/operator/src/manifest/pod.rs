@@ -425,6 +425,11 @@ impl Mirrored for AgentPod {
             phase: phase(pod, created_at),
             stopping: pod.meta().deletion_timestamp.is_some(),
             created_at,
+            started_at: pod
+                .status
+                .as_ref()
+                .and_then(agent_state)
+                .and_then(started_at),
             profile: label(names::LABEL_CAPABILITY).unwrap_or_else(|| names::BASE.into()),
             shape: pod.annotations().get(names::ANNOTATION_SHAPE).cloned(),
             min_agent: label(names::LABEL_MIN_AGENT).is_some_and(|value| value == "true"),
@@ -467,6 +472,18 @@ fn agent_state(status: &PodStatus) -> Option<&ContainerState> {
         .find(|container| container.name == AGENT)?
         .state
         .as_ref()
+}
+
+fn started_at(state: &ContainerState) -> Option<jiff::Timestamp> {
+    let running = state
+        .running
+        .as_ref()
+        .and_then(|running| running.started_at.as_ref());
+    let ended = state
+        .terminated
+        .as_ref()
+        .and_then(|ended| ended.started_at.as_ref());
+    running.or(ended).map(|time| time.0)
 }
 
 fn phase(pod: &Pod, created_at: jiff::Timestamp) -> PodPhase {

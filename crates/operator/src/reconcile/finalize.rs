@@ -37,6 +37,7 @@ pub(crate) async fn finish(
     write(pool, identity, context, foreign(pool)).await?;
     context.subscriptions.unsubscribe(&identity.key);
     context.reports.forget(&identity.key);
+    context.pods.forget(&identity.key);
     tracing::info!(
         namespace = identity.key.namespace,
         pool = identity.key.name,

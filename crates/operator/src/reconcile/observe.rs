@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use api::{RunnerPool, conditions::Reason, names};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource as _};
-use planner::{Cluster, Snapshot};
+use planner::{Cluster, Pool, Snapshot};
 use secrecy::SecretString;
 
 use super::{Context, Error, Finding, Identity, resolve::Resolved};
@@ -50,7 +50,8 @@ pub(crate) async fn observe(
     let cluster = Cluster {
         pods: pods.iter().map(|pod| pod.pod.clone()).collect(),
         claims: context.claims.of(&identity.key),
-        taken: taken(identity, &subscription, context, &former),
+        pods_seen_at: context.pods.emptied_at(&identity.key),
+        taken: taken(identity, &resolved.wishes, &subscription, context, &former),
     };
     let snapshot = Snapshot {
         pool: resolved.wishes.clone(),
@@ -72,6 +73,7 @@ pub(crate) async fn observe(
 /// namespaces, and a former RunnerPool of this name whose Pods are still on their way out.
 fn taken(
     identity: &Identity,
+    wishes: &Pool,
     subscription: &Subscription,
     context: &Context,
     former: &[AgentPod],
@@ -85,12 +87,15 @@ fn taken(
         .subscriptions
         .siblings(&identity.key, &subscription.agent_pool)
     {
-        let pods = context
-            .pods
-            .of(&sibling)
-            .into_iter()
-            .map(|pod| pod.pod.name);
-        taken.extend(pods.filter(|name| name.starts_with(&prefix)));
+        let pods = context.pods.of(&sibling).into_iter();
+        taken.extend(
+            pods.map(|pod| pod.pod.name)
+                .filter(|name| name.starts_with(&prefix)),
+        );
+        if sibling.name == identity.key.name {
+            let profiles = wishes.profiles.iter();
+            taken.extend(profiles.map(|profile| names::placeholder(&sibling.name, &profile.name)));
+        }
     }
     taken
 }

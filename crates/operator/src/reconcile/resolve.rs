@@ -71,7 +71,8 @@ fn profiles(pool: &RunnerPool, cluster: &str) -> Vec<Profile> {
         .spec
         .capability_images
         .keys()
-        .filter(|_| pool.spec.capability_aware);
+        // The base has its image in the spec itself; an entry of that name in the map never had an effect.
+        .filter(|&capability| pool.spec.capability_aware && capability != names::BASE);
     let capable = capabilities.map(|capability| profile(capability, Some(capability.clone())));
     std::iter::once(profile(names::BASE, None))
         .chain(capable)
