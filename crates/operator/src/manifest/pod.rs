@@ -548,3 +548,66 @@ fn trouble(pod: &Pod) -> Option<String> {
         .find(|reason| !STARTING.contains(&reason.as_str()))
         .or_else(unscheduled)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_pre_stop_hook_waits_for_the_worker_and_stops_the_listener() {
+        use std::{os::unix::fs::PermissionsExt as _, process::Command, time::Instant};
+
+        // A namespace of its own for processes: the hook looks at all that it can see.
+        let isolated = [
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+        ];
+        let possible = Command::new("unshare").args(isolated).arg("true").status();
+        if !possible.is_ok_and(|status| status.success()) {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "unshare has to work where CI is set"
+            );
+            eprintln!("skipped: unshare cannot make a process namespace here");
+            return;
+        }
+        let folder = std::env::temp_dir().join(format!("pre-stop-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let sleep = std::fs::read("/bin/sleep").expect("a program to rename");
+        for name in ["Agent.Worker", "Agent.Listener"] {
+            let path = folder.join(name);
+            std::fs::write(&path, &sleep).expect("a copy");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+                .expect("a mode");
+        }
+        std::fs::write(folder.join("hook"), PRE_STOP).expect("a file");
+        // The first process ignores SIGTERM, as a plain shell that is process 1 does.
+        let script = format!(
+            "cd {}; ./Agent.Listener 1000 & listener=$!; ./Agent.Worker 4 & worker=$!\n\
+             sh hook; kill -0 $worker 2>/dev/null && echo worker-running\n\
+             wait $listener; echo listener-ended-with $?",
+            folder.display()
+        );
+        let started = Instant::now();
+        let output = Command::new("unshare")
+            .args(isolated)
+            .args(["sh", "-c", &script])
+            .output();
+        std::fs::remove_dir_all(&folder).expect("the folder is still there");
+        let output = String::from_utf8(output.expect("a run").stdout).expect("text");
+        assert_eq!(
+            output.trim(),
+            "listener-ended-with 143",
+            "128 + SIGTERM, and no worker is left"
+        );
+        assert!(
+            started.elapsed().as_secs() >= 4,
+            "it waited for the worker: {:?}",
+            started.elapsed()
+        );
+    }
+}
