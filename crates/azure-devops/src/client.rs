@@ -63,9 +63,15 @@ impl Client {
         }
     }
 
-    /// Agent pools of this name. The service answers an unknown name with an empty list.
-    pub async fn get_agent_pools(&self, pool_name: &str) -> Result<Vec<TaskAgentPool>, Error> {
-        let query = [("poolName", pool_name), ("api-version", POOLS_VERSION)];
+    /// Agent pools of this name, or all; not the pools of deployment groups. The service answers an unknown name with an
+    /// empty list. Whether it has regard to the case of the name is not documented.
+    pub async fn get_agent_pools(&self, name: Option<&str>) -> Result<Vec<TaskAgentPool>, Error> {
+        let fixed = [("poolType", "automation"), ("api-version", POOLS_VERSION)];
+        let query: Vec<_> = name
+            .map(|name| ("poolName", name))
+            .into_iter()
+            .chain(fixed)
+            .collect();
         self.list("get_agent_pools", "", &query).await
     }
 

@@ -37,6 +37,8 @@ pub(crate) trait Mirrored: Clone + Send + Sync + 'static {
     fn read(object: &Self::Object) -> Option<(PoolKey, Self)>;
     /// Uid of the object.
     fn uid(&self) -> &str;
+    /// Version of the object, which grows with every change (Kubernetes compares resource versions as numbers since 1.35).
+    fn version(&self) -> Option<u64>;
 }
 
 /// Uids of deleted objects that are remembered: an answer to our own write may arrive after the watch told the end.
@@ -52,6 +54,27 @@ struct State<V> {
     tombstones: VecDeque<String>,
     /// When the last object of a RunnerPool that has none now was seen to go.
     emptied: HashMap<PoolKey, Timestamp>,
+}
+
+impl<V> State<V> {
+    /// Remembers the end of an object.
+    fn bury(&mut self, uid: &str) {
+        if self.tombstones.len() == TOMBSTONES {
+            self.tombstones.pop_front();
+        }
+        self.tombstones.push_back(uid.to_owned());
+    }
+
+    /// Takes note of RunnerPools that have no object any more.
+    fn drop_empty(&mut self) {
+        let Self { pools, emptied, .. } = self;
+        pools.retain(|pool, objects| {
+            if objects.is_empty() {
+                emptied.insert(pool.clone(), Timestamp::now());
+            }
+            !objects.is_empty()
+        });
+    }
 }
 
 impl<V> Default for Mirror<V> {
@@ -84,18 +107,20 @@ impl<V: Mirrored> Mirror<V> {
         self.state_mut().emptied.remove(pool);
     }
 
-    /// Adds the answer to a write of ours, unless the watch has told the object's end already.
+    /// Adds the answer to a write of ours, unless the watch has told something later, or the object's end.
     pub(crate) fn wrote(&self, object: &V::Object) {
         let Some((pool, value)) = V::read(object) else {
             return;
         };
         let mut state = self.state_mut();
-        if !state.tombstones.iter().any(|uid| uid == value.uid()) {
-            state
-                .pools
-                .entry(pool)
-                .or_default()
-                .insert(object.name_any(), value);
+        if state.tombstones.iter().any(|uid| uid == value.uid()) {
+            return;
+        }
+        let objects = state.pools.entry(pool).or_default();
+        let kept = objects.get(&object.name_any());
+        let later = |kept: &V| kept.uid() == value.uid() && kept.version() >= value.version();
+        if !kept.is_some_and(later) {
+            objects.insert(object.name_any(), value);
         }
     }
 
@@ -152,44 +177,38 @@ impl<V: Mirrored> Mirror<V> {
 
     fn delete(&self, object: &V::Object) -> Option<PoolKey> {
         let (pool, value) = V::read(object)?;
-        let mut state = self.state_mut();
-        if state.tombstones.len() == TOMBSTONES {
-            state.tombstones.pop_front();
-        }
-        state.tombstones.push_back(value.uid().to_owned());
-        let objects = state.pools.get_mut(&pool)?;
         let name = object.name_any();
+        let mut state = self.state_mut();
+        state.bury(value.uid());
+        let objects = state.pools.get_mut(&pool)?;
         if objects
             .get(&name)
             .is_some_and(|kept| kept.uid() == value.uid())
         {
             objects.remove(&name);
         }
-        if objects.is_empty() {
-            state.pools.remove(&pool);
-            state.emptied.insert(pool.clone(), Timestamp::now());
-        }
+        state.drop_empty();
         Some(pool)
     }
 
     /// Drops what a complete list no longer has.
     fn retain(&self, namespace: Option<&str>, listed: &HashSet<String>) -> Vec<PoolKey> {
         let mut state = self.state_mut();
-        let State { pools, emptied, .. } = &mut *state;
+        let mut gone = Vec::new();
         let mut changed = Vec::new();
-        pools.retain(|pool, objects| {
-            if namespace.is_none_or(|namespace| namespace == pool.namespace) {
-                let before = objects.len();
-                objects.retain(|_, value| listed.contains(value.uid()));
-                if objects.len() != before {
-                    changed.push(pool.clone());
-                }
-            }
-            if objects.is_empty() {
-                emptied.insert(pool.clone(), Timestamp::now());
-            }
-            !objects.is_empty()
-        });
+        let watched =
+            |pool: &PoolKey| namespace.is_none_or(|namespace| namespace == pool.namespace);
+        for (pool, objects) in state.pools.iter_mut().filter(|(pool, _)| watched(pool)) {
+            let before = gone.len();
+            objects.retain(|_, value| {
+                let kept = listed.contains(value.uid());
+                gone.extend((!kept).then(|| value.uid().to_owned()));
+                kept
+            });
+            changed.extend((gone.len() != before).then(|| pool.clone()));
+        }
+        gone.iter().for_each(|uid| state.bury(uid));
+        state.drop_empty();
         changed
     }
 

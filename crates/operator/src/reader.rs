@@ -69,6 +69,10 @@ pub(crate) struct Reader {
 struct State {
     outcome: Outcome,
     pool_id: Option<i64>,
+    /// The last list of agents was empty.
+    empty: bool,
+    /// A write was refused for want of rights since the token was last read.
+    token_refused: bool,
     intervals: BTreeMap<PoolKey, Duration>,
 }
 
@@ -77,6 +81,8 @@ impl Reader {
         let state = State {
             outcome: Outcome::Pending,
             pool_id: None,
+            empty: false,
+            token_refused: false,
             intervals: BTreeMap::new(),
         };
         Self {
@@ -108,6 +114,25 @@ impl Reader {
         if shorter {
             self.wake.notify_one();
         }
+    }
+
+    /// Takes note that a write was refused for want of rights: another token may have them.
+    pub(crate) fn refuse_token(&self) {
+        self.state().token_refused = true;
+    }
+
+    /// Whether the token is to be read again: it, or what it may see and do, was refused. Asking takes note of it.
+    pub(crate) fn wants_token(&self) -> bool {
+        let mut state = self.state();
+        let write_refused = std::mem::take(&mut state.token_refused);
+        let look_refused = matches!(
+            &state.outcome,
+            Outcome::Failed(Failure {
+                kind: FailureKind::Unauthorized | FailureKind::PoolNotFound,
+                ..
+            })
+        );
+        write_refused || look_refused
     }
 
     pub(crate) fn is_subscribed(&self, pool: &PoolKey) -> bool {
@@ -195,11 +220,15 @@ impl Reader {
             Outcome::Failed(failure) => failure.last.clone(),
         };
         let was_failing = matches!(state.outcome, Outcome::Failed(_));
+        let was_empty = state.empty;
+        if let Ok(seen) = &result {
+            state.empty = seen.registrations.is_empty();
+        }
         state.outcome = match result {
             // Harm takes two looks, and an empty list would be one: a pool of ours holds a placeholder at the least.
             Ok(seen)
                 if seen.registrations.is_empty()
-                    && !was_failing
+                    && !was_empty
                     && last
                         .as_ref()
                         .is_some_and(|last| !last.registrations.is_empty()) =>
@@ -233,7 +262,7 @@ impl Reader {
         }
     }
 
-    /// Two requests; one or two more when the pool's id is not known or turned out gone.
+    /// Two requests; a few more when the pool's id is not known or turned out gone.
     async fn read(&self) -> Result<AgentPool, (FailureKind, String)> {
         let known = self.state().pool_id;
         if let Some(pool_id) = known {
@@ -257,21 +286,25 @@ impl Reader {
         Ok(agent_pool(agents, requests))
     }
 
+    /// The pool by its name; by all names where the service has regard to case.
     async fn find_pool(&self) -> Result<i64, (FailureKind, String)> {
-        let pools = self
-            .client
-            .get_agent_pools(&self.pool_name)
-            .await
-            .map_err(|error| failure(&error))?;
         let named = |name: &str| name.trim().to_lowercase() == self.pool_name.trim().to_lowercase();
-        pools.iter().find(|pool| named(&pool.name)).map(|pool| pool.id).ok_or_else(|| {
-            let message = format!(
-                "there is no agent pool {:?} in this organization, or the token may not see it; correct spec.pool (the \
-                 name in the organization's settings, not a project's) or give the token's user access",
-                self.pool_name
-            );
-            (FailureKind::PoolNotFound, message)
-        })
+        for name in [Some(self.pool_name.as_str()), None] {
+            let pools = self
+                .client
+                .get_agent_pools(name)
+                .await
+                .map_err(|error| failure(&error))?;
+            if let Some(pool) = pools.iter().find(|pool| named(&pool.name)) {
+                return Ok(pool.id);
+            }
+        }
+        let message = format!(
+            "there is no agent pool {:?} in this organization, or the token may not see it; correct spec.pool (the name \
+             in the organization's settings, not a project's) or give the token's user access",
+            self.pool_name
+        );
+        Err((FailureKind::PoolNotFound, message))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -19,7 +19,7 @@ use report::{Finding, Reports};
 
 use crate::{
     events::Events,
-    manifest::pod::AgentPod,
+    manifest::{claim::AgentClaim, pod::AgentPod},
     mirror::{Mirror, PoolKey},
     subscriptions::Subscriptions,
 };
@@ -37,7 +37,7 @@ pub(crate) struct Context {
     /// Uid of the namespace `kube-system`, which names the cluster.
     pub(crate) cluster: String,
     pub(crate) pods: Mirror<AgentPod>,
-    pub(crate) claims: Mirror<planner::Claim>,
+    pub(crate) claims: Mirror<AgentClaim>,
     pub(crate) subscriptions: Arc<Subscriptions>,
     pub(crate) start_reader: Box<dyn Fn(Arc<crate::reader::Reader>) + Send + Sync>,
     pub(crate) events: Events,
@@ -113,11 +113,9 @@ pub(crate) async fn reconcile(
             Err(invalid) => report::unreadable(&context, &key, invalid).await,
         }
     };
-    let action = tokio::time::timeout(DEADLINE, pass)
+    tokio::time::timeout(DEADLINE, pass)
         .await
-        .map_err(|_| Error::Deadline)??;
-    context.backoff.reset(&key);
-    Ok(action)
+        .map_err(|_| Error::Deadline)?
 }
 
 /// What to do after a pass that failed.
@@ -190,7 +188,13 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
     let due = plan
         .next
         .map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default());
-    let retry = done.retry_after(context.backoff.peek(&identity.key));
-    let requeue = [due, retry, report?].into_iter().flatten().min();
+    let report = report?;
+    let retry = if done.unfinished {
+        Some(context.backoff.next(&identity.key))
+    } else {
+        context.backoff.reset(&identity.key);
+        None
+    };
+    let requeue = [due, retry, report].into_iter().flatten().min();
     Ok(requeue.map_or_else(Action::await_change, Action::requeue))
 }

@@ -1,6 +1,10 @@
 //! Wires the parts together and owns their end. Nothing else starts a task that outlives a pass.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, channel::mpsc, stream};
@@ -29,8 +33,9 @@ use crate::{
     telemetry,
 };
 
-/// Events of one RunnerPool within this time make one pass: a burst of Pods comes in hundreds.
-const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Changes in the cluster within this time make one pass: a burst of Pods comes in hundreds. Counted from the first of
+/// them (kube's own debounce counts from the last, so that a busy RunnerPool would wait for ever).
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Requests to the API server that may wait for a connection: as many as kube's own client takes.
 const REQUEST_QUEUE: usize = 1024;
@@ -50,10 +55,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("--health-address: failed to listen on {health_address}"))?;
     let client = client().await?;
-    let namespaces = namespaces
+    // A set: a namespace that is named twice is watched once.
+    let namespaces: BTreeSet<String> = namespaces
         .iter()
         .map(|namespace| namespace.as_str().to_owned())
         .collect();
+    let namespaces = namespaces.into_iter().collect();
     operate(
         Operator {
             client,
@@ -100,12 +107,14 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     let router = Arc::new(Router {
         scopes: scopes.clone(),
         triggers,
+        changed: Mutex::default(),
     });
     let controllers: Vec<_> = scopes
         .iter()
         .map(|scope| Controller::new(api(&client, scope.as_deref()), watcher::Config::default()))
         .collect();
     let stores: Vec<Store<Guarded>> = controllers.iter().map(Controller::store).collect();
+    let (ready, ready_stores) = (readiness.clone(), stores.clone());
 
     // Events that wait when the operator stops are still written: their writers stop last.
     let written = CancellationToken::new();
@@ -135,15 +144,19 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         () = mirrored => {}
         () = stop.cancelled() => {}
     }
-    readiness.set(!stop.is_cancelled());
     tracing::info!(namespaces = ?scopes.iter().flatten().collect::<Vec<_>>(), "Started");
+    tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+        let known = ready_stores.iter().map(Store::wait_until_ready);
+        if futures::future::try_join_all(known).await.is_ok() {
+            ready.set(true);
+        }
+    }));
 
     let controllers = controllers
         .into_iter()
         .zip(queues)
         .map(|(controller, queue)| {
             controller
-                .with_config(controller::Config::default().debounce(DEBOUNCE))
                 .reconcile_on(queue)
                 .graceful_shutdown_on(stop.clone().cancelled_owned())
                 .run(
@@ -180,9 +193,29 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
 struct Router {
     scopes: Vec<Option<String>>,
     triggers: Vec<mpsc::UnboundedSender<ObjectRef<Guarded>>>,
+    /// RunnerPools whose changes are being gathered.
+    changed: Mutex<HashSet<PoolKey>>,
 }
 
 impl Router {
+    /// Calls for a pass upon a change in the cluster, together with the changes that follow within [`GATHER`].
+    fn changed(self: &Arc<Self>, pool: PoolKey) {
+        if self.gathering().insert(pool.clone()) {
+            let router = self.clone();
+            // At most one for each RunnerPool, gone in a moment; when the operator stops, nobody waits for it.
+            tokio::spawn(async move {
+                tokio::time::sleep(GATHER).await;
+                router.gathering().remove(&pool);
+                router.reconcile(&pool);
+            });
+        }
+    }
+
+    fn gathering(&self) -> MutexGuard<'_, HashSet<PoolKey>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls for a pass.
     fn reconcile(&self, pool: &PoolKey) {
         for (scope, trigger) in self.scopes.iter().zip(&self.triggers) {
             if scope
@@ -235,7 +268,7 @@ async fn follow(
         let (pods_ready, claims_ready) = (CancellationToken::new(), CancellationToken::new());
         ready.extend([pods_ready.clone(), claims_ready.clone()]);
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
-            let changed = |pool| router_of_pods.reconcile(&pool);
+            let changed = |pool| router_of_pods.changed(pool);
             let done = || pods_ready.cancel();
             context_of_pods
                 .pods
@@ -248,7 +281,7 @@ async fn follow(
                 .await;
         }));
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
-            let changed = |pool| router_of_claims.reconcile(&pool);
+            let changed = |pool| router_of_claims.changed(pool);
             let done = || claims_ready.cancel();
             context_of_claims
                 .claims

@@ -12,7 +12,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{mirror::PoolKey, reader::Reader};
 
-/// An agent pool: organization or collection, and the pool's name without regard to case.
+/// An agent pool: URL of the organization or collection, and name of the pool, both in lower case, as Azure DevOps has
+/// no regard to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct AgentPoolKey {
     pub(crate) organization: String,
@@ -41,6 +42,21 @@ struct State {
     reserved: HashMap<(AgentPoolKey, String), PoolKey>,
 }
 
+impl State {
+    /// The client of another agent pool of the organization under the same token: they share the pace that the service
+    /// asks of a token.
+    fn client_of(&self, wanted: &Wanted<'_>) -> Option<Client> {
+        let same_organization = self
+            .readers
+            .iter()
+            .filter(|(key, _)| key.organization == wanted.agent_pool.organization);
+        let mut same_token = same_organization
+            .flat_map(|(_, readers)| readers)
+            .filter(|(token, _)| token.expose_secret() == wanted.token.expose_secret());
+        same_token.next().map(|(_, reader)| reader.client().clone())
+    }
+}
+
 impl Subscriptions {
     pub(crate) fn of(&self, pool: &PoolKey) -> Option<Subscription> {
         self.state().subscriptions.get(pool).cloned()
@@ -55,17 +71,16 @@ impl Subscriptions {
     ) -> (Subscription, Option<Arc<Reader>>) {
         let mut state = self.state();
         let mut created = None;
+        let client = state.client_of(&wanted);
         let readers = state.readers.entry(wanted.agent_pool.clone()).or_default();
         let same =
             |(token, _): &&(SecretString, _)| token.expose_secret() == wanted.token.expose_secret();
         let reader = match readers.iter().find(same) {
             Some((_, reader)) => reader.clone(),
             None => {
-                let client = Client::new(
-                    http.clone(),
-                    wanted.agent_pool.organization.clone(),
-                    wanted.token.clone(),
-                );
+                let client = client.unwrap_or_else(|| {
+                    Client::new(http.clone(), wanted.organization, wanted.token.clone())
+                });
                 let reader = Arc::new(Reader::new(client, wanted.pool_name.to_owned()));
                 readers.push((wanted.token.clone(), reader.clone()));
                 created = Some(reader.clone());
@@ -167,6 +182,8 @@ impl Subscriptions {
 /// What a RunnerPool wants to look at.
 pub(crate) struct Wanted<'a> {
     pub(crate) agent_pool: AgentPoolKey,
+    /// URL of the organization as the user wrote it.
+    pub(crate) organization: &'a str,
     pub(crate) pool_name: &'a str,
     pub(crate) token: SecretString,
     pub(crate) secret: &'a str,

@@ -168,6 +168,8 @@ pub enum Why {
     IdleTooLong,
     /// There are more agents than `maxAgents`, which was lowered.
     AboveMaximum,
+    /// Its container runs, but it has had no session for longer than a start takes.
+    NotOnline,
     /// The RunnerPool describes another Pod by now.
     Outdated,
     /// The RunnerPool is being deleted.
@@ -223,6 +225,7 @@ impl fmt::Display for Why {
             Self::NotNeeded => f.write_str("it is idle and no queued job needs it"),
             Self::IdleTooLong => f.write_str("it has been idle for ttlIdleSeconds"),
             Self::AboveMaximum => f.write_str("there are more agents than maxAgents"),
+            Self::NotOnline => f.write_str("it has not been online for longer than a start takes"),
             Self::Outdated => f.write_str("the RunnerPool describes another Pod by now"),
             Self::Deleting => f.write_str("the RunnerPool is being deleted"),
             Self::PodStopping => f.write_str("its Pod is being deleted"),

@@ -43,6 +43,8 @@ pub(crate) fn plan(
             Some(Why::Deleting)
         } else if agent.outdated {
             Some(Why::Outdated)
+        } else if agent.state == AgentState::Offline {
+            Some(Why::NotOnline)
         } else {
             surplus.get(index).cloned()
         };

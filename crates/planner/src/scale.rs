@@ -125,11 +125,7 @@ fn supply<'a>(
         let counts = match agent.state {
             AgentState::Starting | AgentState::Idle { .. } => !agent.outdated,
             AgentState::Finished => {
-                let ended_since = pod
-                    .phase
-                    .finished_at()
-                    .is_some_and(|at| at >= whole_second(look.taken_at));
-                (ended_since && agent.request().is_none())
+                (ended_since(agent, &snapshot.look) && agent.request().is_none())
                     || retry_at(agent, &snapshot.pool, now).is_some()
             }
             AgentState::Stopping => !agent.outdated && may_have_begun(agent, pod, look),
@@ -140,6 +136,15 @@ fn supply<'a>(
         }
     }
     supply
+}
+
+/// Whether the agent's Pod ended after the look.
+fn ended_since(agent: &Agent, look: &Look) -> bool {
+    let ended_at = agent.pod.as_ref().and_then(|pod| pod.phase.finished_at());
+    match look {
+        Look::Known(look) => ended_at.is_some_and(|at| at >= whole_second(look.taken_at)),
+        Look::Unknown { .. } => false,
+    }
 }
 
 /// Kubernetes tells times in whole seconds; a time in the same second may be after the look.
@@ -195,7 +200,10 @@ fn missing_warm(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>, now: Timesta
             | AgentState::Unknown => unknown || !agent.outdated,
             // Nothing is cleaned up while nothing is known, so a Pod that keeps failing is not replaced without end.
             AgentState::Finished if unknown => true,
-            AgentState::Finished => retry_at(agent, &snapshot.pool, now).is_some(),
+            // It ended after the look, which is planned upon until there is a later one.
+            AgentState::Finished => {
+                ended_since(agent, &snapshot.look) || retry_at(agent, &snapshot.pool, now).is_some()
+            }
             _ => false,
         };
         kept += u32::from(counts);

@@ -84,12 +84,16 @@ impl Reader<'_> {
             .parameter("actionFilter")
             .is_some_and(|action| action.eq_ignore_ascii_case("manage"));
         let allowed = !manage || matches!(caller, Caller::Pat { manage: true, .. });
+        let named = |name: &str, wanted: &str| {
+            name == wanted
+                || self.switches.pool_name_ignores_case && name.eq_ignore_ascii_case(wanted)
+        };
         let wanted = self.organization.pools.iter().filter(|pool| {
             automation
                 && allowed
                 && request
                     .parameter("poolName")
-                    .is_none_or(|name| pool.name.eq_ignore_ascii_case(name))
+                    .is_none_or(|name| named(&pool.name, name))
                 && ids.as_ref().is_none_or(|ids| ids.contains(&pool.key.pool))
         });
         Reply::list(&wanted.map(Pool::json).collect::<Vec<_>>())

@@ -56,6 +56,8 @@ pub struct Switches {
     pub expired_pat_says_so: bool,
     /// Whether `X-TFS-FedAuthRedirect: Suppress` turns a sign-in page into a 401 (1.6).
     pub suppress_redirect: bool,
+    /// Whether `poolName` finds a pool whatever the case of its name (2).
+    pub pool_name_ignores_case: bool,
     /// Whether the pool resources insist on `-preview` in their version (1.4; seen on others).
     pub preview_flag_required: bool,
     /// How long a poll for messages is held: 50 s by logs (6.3).
@@ -97,6 +99,7 @@ impl Default for Switches {
             default_completed_requests: 25,
             expired_pat_says_so: false,
             suppress_redirect: true,
+            pool_name_ignores_case: true,
             preview_flag_required: false,
             long_poll: Duration::from_secs(50),
             lock: Duration::from_mins(10),

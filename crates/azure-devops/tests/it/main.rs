@@ -70,12 +70,12 @@ async fn an_agent_is_added_seen_disabled_and_deleted() {
         simulator: _running,
         ..
     } = bed().await;
-    let pools = client.get_agent_pools(POOL).await.unwrap();
+    let pools = client.get_agent_pools(Some(POOL)).await.unwrap();
     assert_eq!(
         (pools.len(), pools[0].id, pools[0].name.as_str()),
         (1, pool, POOL)
     );
-    assert_eq!(client.get_agent_pools("nowhere").await.unwrap(), []);
+    assert_eq!(client.get_agent_pools(Some("nowhere")).await.unwrap(), []);
 
     let added = client.add_agent(pool, &new_agent("a")).await.unwrap();
     let agents = client.get_agents(pool).await.unwrap();

@@ -76,37 +76,72 @@ pub(crate) fn is_ours(pool: &RunnerPool, claim: &PersistentVolumeClaim) -> bool 
             .is_some_and(|by| by == names::OPERATOR)
 }
 
-impl Mirrored for Claim {
+/// What the operator keeps of a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AgentClaim {
+    /// For the planner.
+    claim: Claim,
+    /// Its `name` in `spec.pvcs`.
+    template: String,
+    /// Whether it goes with its agent; `None` on claims of the former operator, which did not note it.
+    goes: Option<bool>,
+    version: Option<u64>,
+}
+
+impl AgentClaim {
+    /// The claim, if it goes with its agent: a kept one is in nobody's way.
+    pub(crate) fn going(self, pool: &RunnerPool) -> Option<Claim> {
+        let described = || {
+            let mut templates = pool.spec.pvcs.iter();
+            templates.any(|template| {
+                template.name == self.template && template.create_pvc && template.delete_with_agent
+            })
+        };
+        self.goes.unwrap_or_else(described).then_some(self.claim)
+    }
+}
+
+impl Mirrored for AgentClaim {
     type Object = PersistentVolumeClaim;
 
-    /// Claims that go with their agent; kept ones are in nobody's way.
-    fn read(claim: &PersistentVolumeClaim) -> Option<(PoolKey, Self)> {
-        let goes = claim
-            .annotations()
-            .get(names::ANNOTATION_DELETE_WITH_AGENT)
-            .is_some_and(|goes| goes == "true");
-        let pool = claim
-            .labels()
-            .get(names::LABEL_RUNNER_POOL)
-            .filter(|_| goes)?;
-        let index = claim.labels().get(names::LABEL_AGENT_INDEX)?.parse().ok()?;
+    fn read(object: &PersistentVolumeClaim) -> Option<(PoolKey, Self)> {
+        let label = |name: &str| object.labels().get(name);
+        let pool = label(names::LABEL_RUNNER_POOL)
+            .filter(|_| label(names::LABEL_MANAGED_BY).is_some_and(|by| by == names::OPERATOR))?;
         let key = PoolKey {
-            namespace: claim.namespace()?,
+            namespace: object.namespace()?,
             name: pool.clone(),
         };
-        let stopping = claim.meta().deletion_timestamp.is_some();
+        let claim = Claim {
+            name: object.name_any(),
+            uid: object.uid()?,
+            index: label(names::LABEL_AGENT_INDEX)?.parse().ok()?,
+            stopping: object.meta().deletion_timestamp.is_some(),
+        };
+        let goes = object
+            .annotations()
+            .get(names::ANNOTATION_DELETE_WITH_AGENT)
+            .map(|goes| goes == "true");
+        let template = label(names::LABEL_PVC_NAME).cloned().unwrap_or_default();
+        let version = object
+            .resource_version()
+            .and_then(|version| version.parse().ok());
         Some((
             key,
             Self {
-                name: claim.name_any(),
-                uid: claim.uid()?,
-                index,
-                stopping,
+                claim,
+                template,
+                goes,
+                version,
             },
         ))
     }
 
     fn uid(&self) -> &str {
-        &self.uid
+        &self.claim.uid
+    }
+
+    fn version(&self) -> Option<u64> {
+        self.version
     }
 }

@@ -81,9 +81,12 @@ pub(crate) fn shape(pool: &RunnerPool, cluster: &str, profile: &str) -> String {
     };
     let text = serde_json::to_vec(&build(&blueprint).spec)
         .expect("a Pod is plain data and always serialises");
-    let digest = ring::digest::digest(&ring::digest::SHA256, &text);
-    // 64 bits tell the few shapes that a RunnerPool ever has apart.
-    digest
+    digest(&text)
+}
+
+/// 64 bits of a digest, in hexadecimal: they tell the few shapes and Secrets of a RunnerPool apart.
+fn digest(bytes: &[u8]) -> String {
+    ring::digest::digest(&ring::digest::SHA256, bytes)
         .as_ref()
         .iter()
         .take(8)
@@ -249,21 +252,10 @@ fn volumes(blueprint: &Blueprint<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
         .unzip()
 }
 
-/// Name of a certificate's volume, apart from the volumes of claims by its prefix.
+/// Name of a certificate's volume. A Secret may have dots in its name and be longer than a volume's name may be, so the
+/// name is a digest, which also keeps it apart from the names of claims.
 fn certificate_volume_name(secret: &str) -> String {
-    let name = format!("certificate-{}", secret.replace('.', "-"));
-    // A volume's name is a DNS label; a digest keeps long ones apart.
-    if name.len() <= 63 {
-        return name;
-    }
-    let digest = ring::digest::digest(&ring::digest::SHA256, secret.as_bytes());
-    let digest: String = digest
-        .as_ref()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("certificate-{digest}")
+    format!("certificate-{}", digest(secret.as_bytes()))
 }
 
 /// `tls.crt`, and `ca.crt` where the Secret has one. Never `tls.key`.
@@ -462,6 +454,10 @@ impl Mirrored for AgentPod {
     fn uid(&self) -> &str {
         &self.pod.uid
     }
+
+    fn version(&self) -> Option<u64> {
+        self.resource_version.as_ref()?.parse().ok()
+    }
 }
 
 fn agent_state(status: &PodStatus) -> Option<&ContainerState> {
@@ -503,14 +499,14 @@ fn phase(pod: &Pod, created_at: jiff::Timestamp) -> PodPhase {
             .or_else(|| conditions.max_by_key(|time| time.0))
             .map_or(created_at, |time| time.0)
     };
-    match status.phase.as_deref() {
-        Some("Succeeded") => PodPhase::Succeeded { at: ended() },
-        Some("Failed") => PodPhase::Failed { at: ended() },
+    let exit_code = state.and_then(|state| Some(state.terminated.as_ref()?.exit_code));
+    match (status.phase.as_deref(), exit_code) {
+        // Without its agent a Pod is of no use, even when a sidecar that somebody injected runs on.
+        (Some("Succeeded"), _) | (_, Some(0)) => PodPhase::Succeeded { at: ended() },
+        (Some("Failed"), _) | (_, Some(_)) => PodPhase::Failed { at: ended() },
         // A kubelet that does not answer says nothing of the agent: `Unknown` may well be running.
-        Some("Running" | "Unknown") => PodPhase::Running,
-        _ if state.is_some_and(|state| state.running.is_some() || state.terminated.is_some()) => {
-            PodPhase::Running
-        }
+        (Some("Running" | "Unknown"), _) => PodPhase::Running,
+        _ if state.is_some_and(|state| state.running.is_some()) => PodPhase::Running,
         _ => PodPhase::Pending,
     }
 }

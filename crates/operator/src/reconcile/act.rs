@@ -1,6 +1,10 @@
 //! Carries a plan out: requests to Kubernetes and to Azure DevOps side by side, each kind in parallel.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use api::{ClaimTemplate, RunnerPool, conditions::Reason, names};
 use azure_devops::{Class, NewAgent};
@@ -36,7 +40,7 @@ pub(crate) struct Done {
     /// What went wrong in a way that the user should know of.
     pub(crate) findings: Vec<Finding>,
     /// Something failed or was put off, and is to be tried again.
-    unfinished: bool,
+    pub(crate) unfinished: bool,
 }
 
 impl Done {
@@ -55,10 +59,6 @@ impl Done {
             findings: vec![Finding::new(Reason::PlanRefused, message)],
             unfinished: true,
         }
-    }
-
-    pub(crate) fn retry_after(&self, wait: Duration) -> Option<Duration> {
-        self.unfinished.then_some(wait)
     }
 }
 
@@ -87,10 +87,12 @@ pub(crate) async fn act(
         pods: Api::namespaced(context.client.clone(), &identity.key.namespace),
         claims: Api::namespaced(context.client.clone(), &identity.key.namespace),
         reference: pool.object_ref(&()),
+        refused: Mutex::default(),
     };
     let (azure, kubernetes): (Vec<_>, Vec<_>) = plan
         .actions
         .iter()
+        .cloned()
         .partition(|planned| speaks_to_azure(&planned.action));
     let ((azure, writes), (kubernetes, _)) = tokio::join!(
         actor.all(azure, AZURE_DEVOPS_CONCURRENCY),
@@ -126,20 +128,21 @@ struct Actor<'a> {
     pods: Api<Pod>,
     claims: Api<PersistentVolumeClaim>,
     reference: ObjectReference,
+    /// Profiles of which the API server refused an agent in this pass: a quota or a policy would refuse the others too.
+    refused: Mutex<BTreeSet<String>>,
 }
 
 impl Actor<'_> {
-    async fn all(&self, actions: Vec<&Planned>, concurrency: usize) -> (Done, Vec<Write>) {
+    async fn all(&self, actions: Vec<Planned>, concurrency: usize) -> (Done, Vec<Write>) {
         let (mut done, mut writes) = (Done::default(), Vec::new());
-        let ends: Vec<_> = actions
-            .into_iter()
+        // A request in the making takes many times the memory of its action, so it begins when its turn comes.
+        let mut ends = stream::iter(actions)
             .map(|planned| self.one(planned).boxed())
-            .collect();
-        let mut ends = stream::iter(ends).buffer_unordered(concurrency);
+            .buffer_unordered(concurrency);
         while let Some((planned, end)) = ends.next().await {
             match end {
                 End::Carried(write) => {
-                    self.tell(planned);
+                    self.tell(&planned);
                     writes.extend(write);
                 }
                 End::PutOff(reason) => {
@@ -170,7 +173,7 @@ impl Actor<'_> {
         (done, writes)
     }
 
-    async fn one<'p>(&self, planned: &'p Planned) -> (&'p Planned, End) {
+    async fn one(&self, planned: Planned) -> (Planned, End) {
         let end = match &planned.action {
             Action::CreateAgent {
                 index,
@@ -215,6 +218,9 @@ impl Actor<'_> {
         min_agent: bool,
         run_once: bool,
     ) -> End {
+        if self.refused().contains(profile) {
+            return End::PutOff("the API server refused another agent of this profile");
+        }
         let subscriptions = &self.context.subscriptions;
         if !subscriptions.reserve(
             &self.identity.key,
@@ -228,7 +234,12 @@ impl Actor<'_> {
             match self.ensure_claim(template, index).await {
                 Ok(true) => {}
                 Ok(false) => without.push(template.name.clone()),
-                Err(end) => return end,
+                Err(end) => {
+                    if matches!(end, End::Failed(_)) {
+                        self.refused().insert(profile.to_owned());
+                    }
+                    return end;
+                }
             }
         }
         let profiles = &self.observed.snapshot.pool.profiles;
@@ -254,6 +265,7 @@ impl Actor<'_> {
             }
             Err(Failure::Api(status)) if status.is_already_exists() => self.meet_pod(name).await,
             Err(failure) => {
+                self.refused().insert(profile.to_owned());
                 let message = format!("the API server refused the Pod {name}: {failure}");
                 End::Failed(Finding::new(Reason::PodRefused, message))
             }
@@ -343,7 +355,7 @@ impl Actor<'_> {
             Err(error) if error.class() == Class::NotFound => {
                 End::Carried(Some(Write::Removed(agent_id)))
             }
-            Err(error) => refused(&format!("disable the agent {name}"), &error),
+            Err(error) => self.refused_by_azure(&format!("disable the agent {name}"), &error),
         }
     }
 
@@ -393,11 +405,11 @@ impl Actor<'_> {
             Ok(()) => Ok(Write::Removed(agent_id)),
             Err(error) => match error.class() {
                 Class::NotFound => Ok(Write::Removed(agent_id)),
-                Class::Conflict | Class::Invalid => Err(End::PutOff(
+                Class::Conflict => Err(End::PutOff(
                     "Azure DevOps keeps the agent, as a job is assigned to it",
                 )),
-                Class::Transient | Class::Throttled | Class::Unauthorized => {
-                    Err(refused(&format!("delete the agent {name}"), &error))
+                Class::Transient | Class::Throttled | Class::Unauthorized | Class::Invalid => {
+                    Err(self.refused_by_azure(&format!("delete the agent {name}"), &error))
                 }
             },
         }
@@ -495,8 +507,33 @@ impl Actor<'_> {
             Err(error) if error.class() == Class::Conflict => {
                 End::PutOff("a registration of this name appeared")
             }
-            Err(error) => refused(&format!("register the placeholder {name}"), &error),
+            Err(error) => {
+                self.refused_by_azure(&format!("register the placeholder {name}"), &error)
+            }
         }
+    }
+
+    /// A call to Azure DevOps that failed. Trouble with the connection shows in the next look as well; what only this
+    /// call met is told here.
+    fn refused_by_azure(&self, what: &str, error: &azure_devops::Error) -> End {
+        let reason = match error.class() {
+            Class::Throttled => return End::PutOff("Azure DevOps asked to wait"),
+            Class::Unauthorized => {
+                self.observed.subscription.reader.refuse_token();
+                Reason::Unauthorized
+            }
+            Class::Transient | Class::NotFound | Class::Conflict | Class::Invalid => {
+                Reason::Unreachable
+            }
+        };
+        End::Failed(Finding::new(
+            reason,
+            format!("could not {what}: {}", chain(error)),
+        ))
+    }
+
+    fn refused(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs what was done and, for agents, writes an event.
@@ -592,24 +629,6 @@ fn placeholder(pool: &RunnerPool, owner_mark: &str, name: &str, profile: &str) -
         os_description: "Placeholder: lets jobs wait while there is no agent".into(),
         system_capabilities: capabilities,
         user_capabilities: BTreeMap::from([(names::ENV_OWNER.to_owned(), owner_mark.to_owned())]),
-    }
-}
-
-/// A call to Azure DevOps that failed. Trouble with the connection or the token shows in the next look as well and is
-/// told there; the rest is told here.
-fn refused(what: &str, error: &azure_devops::Error) -> End {
-    match error.class() {
-        Class::Throttled => End::PutOff("Azure DevOps asked to wait"),
-        Class::Unauthorized => End::Failed(Finding::new(
-            Reason::Unauthorized,
-            format!("could not {what}: {}", chain(error)),
-        )),
-        Class::Transient | Class::NotFound | Class::Conflict | Class::Invalid => {
-            End::Failed(Finding::new(
-                Reason::Unreachable,
-                format!("could not {what}: {}", chain(error)),
-            ))
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Waits after failed passes: longer with each failure in a row, per RunnerPool.
+//! Waits after passes that failed, or left something undone: longer with each in a row, per RunnerPool.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ const FIRST: Duration = Duration::from_millis(200);
 /// Longest wait: a cluster that came back is used again within this time.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Failures in a row, by RunnerPool.
+/// Such passes in a row, by RunnerPool.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff(Mutex<HashMap<PoolKey, u32>>);
 
@@ -24,17 +24,6 @@ impl Backoff {
         let count = failures.entry(pool.clone()).or_default();
         *count = count.saturating_add(1);
         wait(*count, jitter(pool, *count))
-    }
-
-    /// The wait after a first failure: for parts of a pass that are to be tried again while the pass went well.
-    pub(crate) fn peek(&self, pool: &PoolKey) -> Duration {
-        let count = self
-            .failures()
-            .get(pool)
-            .copied()
-            .unwrap_or_default()
-            .saturating_add(3);
-        wait(count, jitter(pool, count))
     }
 
     pub(crate) fn reset(&self, pool: &PoolKey) {

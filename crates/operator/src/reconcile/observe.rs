@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use super::{Context, Error, Finding, Identity, resolve::Resolved};
 use crate::{
     manifest::pod::AgentPod,
-    reader::{FailureKind, Outcome},
+    reader::Outcome,
     subscriptions::{Subscription, Wanted},
 };
 
@@ -47,9 +47,10 @@ pub(crate) async fn observe(
         .of(&identity.key)
         .into_iter()
         .partition::<Vec<_>, _>(|pod| pod.owner == identity.uid);
+    let claims = context.claims.of(&identity.key).into_iter();
     let cluster = Cluster {
         pods: pods.iter().map(|pod| pod.pod.clone()).collect(),
-        claims: context.claims.of(&identity.key),
+        claims: claims.filter_map(|claim| claim.going(pool)).collect(),
         pods_seen_at: context.pods.emptied_at(&identity.key),
         taken: taken(identity, &resolved.wishes, &subscription, context, &former),
     };
@@ -101,27 +102,26 @@ fn taken(
 }
 
 /// The subscription that fits the spec and the token. The Secret is read when the spec changed and while Azure DevOps
-/// refuses the token; a token that works is not asked for again.
+/// refuses the token, or hides the agent pool from it; a token that works is not asked for again.
 async fn subscribe(
     pool: &RunnerPool,
     identity: &Identity,
     resolved: &Resolved,
     context: &Context,
 ) -> Result<Result<Subscription, Finding>, Error> {
+    let deleting = pool.meta().deletion_timestamp.is_some();
     let current = context.subscriptions.of(&identity.key).filter(|current| {
-        current.secret == resolved.secret
-            && current.generation == pool.meta().generation
+        // The end of a RunnerPool may find its Secret gone already, as with its namespace; the token still works.
+        let unchanged = deleting || current.generation == pool.meta().generation;
+        unchanged
+            && current.secret == resolved.secret
             && current.agent_pool == resolved.agent_pool
             && current.interval == resolved.interval
     });
-    if let Some(current) = current {
-        let refused = matches!(
-            current.reader.outcome().1,
-            Outcome::Failed(failure) if failure.kind == FailureKind::Unauthorized
-        );
-        if !refused {
-            return Ok(Ok(current));
-        }
+    if let Some(current) = current
+        && !current.reader.wants_token()
+    {
+        return Ok(Ok(current));
     }
     let token = match token(identity, &resolved.secret, context).await? {
         Ok(token) => token,
@@ -132,6 +132,7 @@ async fn subscribe(
     };
     let wanted = Wanted {
         agent_pool: resolved.agent_pool.clone(),
+        organization: resolved.organization.as_str(),
         pool_name: &resolved.pool_name,
         token,
         secret: &resolved.secret,

@@ -62,6 +62,8 @@ pub(crate) struct Reports(Mutex<HashMap<PoolKey, Told>>);
 struct Told {
     written: Option<Instant>,
     lost: HashSet<i64>,
+    /// Why the object could not be read, as last told.
+    unreadable: Option<String>,
 }
 
 impl Reports {
@@ -140,6 +142,19 @@ pub(crate) async fn unreadable(
     invalid: &InvalidObject,
 ) -> Result<Action, Error> {
     let message = format!("the object cannot be read: {}; correct it", invalid.error);
+    // The write itself comes back as a change of the object; the same trouble is told once.
+    let told = std::mem::replace(
+        &mut context
+            .reports
+            .told()
+            .entry(key.clone())
+            .or_default()
+            .unreadable,
+        Some(message.clone()),
+    );
+    if told.as_ref() == Some(&message) {
+        return Ok(Action::await_change());
+    }
     tracing::warn!(
         namespace = key.namespace,
         pool = key.name,
@@ -167,7 +182,7 @@ pub(crate) async fn unreadable(
         "apiVersion": RunnerPool::api_version(&()), "kind": RunnerPool::kind(&()), "status": status,
     });
     pools
-        .patch_status(&key.name, &manager(), &Patch::Merge(apply))
+        .patch_status(&key.name, &manager().force(), &Patch::Apply(apply))
         .await
         .map_err(Error::Status)?;
     Ok(Action::await_change())
@@ -245,7 +260,7 @@ impl Findings {
             Some(_) => Verdict::yes(Finding::new(
                 Reason::MaxAgentsReached,
                 format!(
-                    "jobs wait, as maxAgents ({}) is reached; raise spec.maxAgents to run more at a time",
+                    "more agents are needed than spec.maxAgents ({}) allows; jobs wait until one is free",
                     pool.spec.max_agents
                 ),
             )),
@@ -345,6 +360,11 @@ fn troubled(observed: &Observed, plan: &Plan) -> Option<Finding> {
         })
         .filter_map(|pod| Some(format!("{} ({})", pod.pod.name, pod.trouble.as_ref()?)))
         .collect();
+    let silent = plan
+        .agents
+        .iter()
+        .filter(|agent| agent.state == AgentState::Offline);
+    troubles.extend(silent.map(|agent| format!("{} (its agent is not online)", agent.name)));
     troubles.sort();
     (!troubles.is_empty()).then(|| {
         Finding::new(
