@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use azure_devops_simulator::world::{
     AgentVersion, BusyTypeKey, CapabilityPrecedence, Fault, FaultKind, JobRequestOrder,
-    MatchedAgents, Outcome, PatSpec, Switches,
+    MatchedAgents, Outcome, PatSpec, Scope, Switches,
 };
 use control_plane::User;
-use kube::ResourceExt as _;
+use k8s_openapi::api::core::v1::ResourceQuota;
+use kube::{Api, ResourceExt as _, api::PostParams};
 use serde_json::json;
 
 use crate::bed::{
@@ -461,4 +462,115 @@ async fn it_works_whichever_way_the_unverified_parts_of_the_protocol_turn_out() 
         assert!(pods.iter().all(|pod| pod.name_any().is_empty()));
     };
     futures::future::join_all(variants.into_iter().chain(busy).map(story)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_with_too_few_rights_is_named_and_a_better_one_is_taken_without_a_restart() {
+    let mut bed = Bed::make().await;
+    let reader = PatSpec {
+        name: "reader".into(),
+        scopes: vec![Scope::Read],
+        ..PatSpec::default()
+    };
+    let reader = bed.control.create_pat(ORGANIZATION, &reader).await.unwrap();
+    bed.secret("pat-token", &[("token", &reader)]).await;
+    bed.start_operator().await;
+    bed.create("web", json!({})).await;
+    let status = bed
+        .condition_when("web", "Degraded", "True", "Unauthorized")
+        .await;
+    assert!(
+        status
+            .last_error
+            .unwrap()
+            .contains("Agent Pools (read, manage)")
+    );
+    bed.secret("pat-token", &[("token", &bed.token)]).await;
+    bed.condition_when("web", "Degraded", "False", "AsExpected")
+        .await;
+    bed.ready("web").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_pool_is_found_without_regard_to_case_even_where_the_service_has_regard_to_it() {
+    let bed = Bed::start().await;
+    let switches = Switches {
+        pool_name_ignores_case: false,
+        ..Switches::default()
+    };
+    bed.control.set_switches(&switches).await.unwrap();
+    bed.create("web", json!({ "pool": POOL.to_uppercase() }))
+        .await;
+    bed.condition_when("web", "Connected", "True", "Answered")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_makes_jobs_wait_and_the_api_server_is_not_pestered() {
+    let bed = Bed::start().await;
+    let quota: ResourceQuota = serde_json::from_value(json!({
+        "metadata": { "name": "few" }, "spec": { "hard": { "pods": "1" } },
+    }))
+    .unwrap();
+    let quotas: Api<ResourceQuota> = bed.api();
+    quotas.create(&PostParams::default(), &quota).await.unwrap();
+    crate::bed::objects_when(quotas, "the quota is in force", |quotas| {
+        quotas[0]
+            .status
+            .as_ref()
+            .is_some_and(|status| status.hard.is_some())
+    })
+    .await;
+    bed.create("web", json!({ "maxAgents": 100 })).await;
+    bed.ready("web").await;
+    let refusals = || {
+        let log = futures::executor::block_on(control_plane())
+            .audit_log()
+            .unwrap();
+        let ours = log.into_iter().filter(|event| {
+            event.user == User::Operator.name() && event.namespace == bed.namespace
+        });
+        ours.filter(|event| event.resource == "pods" && event.verb == "create" && event.code == 403)
+            .count()
+    };
+    let long = bed.queue(long_job()).await[0];
+    bed.queue(jobs(60, SHORT)).await;
+    bed.condition_when("web", "Degraded", "True", "PodRefused")
+        .await;
+    let looks = || async {
+        bed.control
+            .requests(Some(ORGANIZATION))
+            .await
+            .unwrap()
+            .of("pat:default", "JobRequests.List")
+    };
+    let (before, first) = (refusals(), looks().await);
+    within("four looks", async {
+        while looks().await < first + 4 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let refused = refusals() - before;
+    // Each pass asks for no more than are under way when the first refusal arrives.
+    assert!(refused <= 32 * 12, "{refused} refused Pods in four looks");
+    let seen = bed.jobs().await;
+    assert!(seen.iter().all(|job| matches!(
+        job.outcome,
+        Outcome::Queued | Outcome::Assigned | Outcome::Running | Outcome::Succeeded
+    )));
+    assert!(seen.iter().any(|job| job.id == long));
+    bed.api::<ResourceQuota>()
+        .delete("few", &Default::default())
+        .await
+        .unwrap();
+    bed.jobs_when("the others run", |jobs| {
+        jobs.iter()
+            .filter(|job| job.outcome == Outcome::Succeeded)
+            .count()
+            == 60
+    })
+    .await;
+    bed.condition_when("web", "Degraded", "False", "AsExpected")
+        .await;
 }

@@ -312,3 +312,21 @@ async fn a_lost_job_is_reported_and_its_registration_goes() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_goes_with_its_runner_pool_and_secret() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({ "minAgents": 1 })).await;
+    bed.agents_when("a warm agent", |agents| {
+        agents.iter().any(|agent| agent.online)
+    })
+    .await;
+    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(bed.client.clone());
+    namespaces
+        .delete(&bed.namespace, &DeleteParams::default())
+        .await
+        .unwrap();
+    bed.agents_when("no registration is left", <[_]>::is_empty)
+        .await;
+    bed.gone("web").await;
+}

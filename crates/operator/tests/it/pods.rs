@@ -194,6 +194,18 @@ async fn certificates_are_mounted_without_their_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_and_claims_of_similar_names_do_not_collide() {
+    let bed = Bed::start().await;
+    for name in ["a.b", "a-b"] {
+        bed.secret(name, &[("tls.crt", "certificate")]).await;
+    }
+    let sources = json!([{ "secretName": "a.b" }, { "secretName": "a-b" }]);
+    let pvcs = json!([{ "name": "certificate-a-b", "mountPath": "/a", "storage": "1Gi" }]);
+    let pod = pod(&bed, json!({ "certTrustStore": sources, "pvcs": pvcs })).await;
+    assert_eq!(pod.spec.unwrap().volumes.unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_init_container_gives_the_volumes_to_the_agents_user() {
     let bed = Bed::start().await;
     let pod = pod(
