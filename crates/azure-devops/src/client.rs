@@ -1,14 +1,17 @@
 //! The calls.
 
 use std::{
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures::TryStreamExt as _;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header::CONTENT_TYPE, redirect};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
     Error, NewAgent, RateLimit, TaskAgent, TaskAgentJobRequest, TaskAgentPool, pacing::Pacing,
@@ -183,7 +186,7 @@ impl Client {
     }
 
     /// A whole list, page after page.
-    async fn list<T: DeserializeOwned>(
+    async fn list<T: DeserializeOwned + Send + 'static>(
         &self,
         operation: &'static str,
         path: &str,
@@ -338,15 +341,24 @@ fn is_json(response: &Response) -> bool {
     })
 }
 
-async fn read<T: DeserializeOwned>(
-    operation: &'static str,
-    response: Response,
-) -> Result<T, Error> {
-    let body = response.bytes().await.map_err(|source| Error::Transport {
-        operation,
-        source: source.without_url(),
-    })?;
-    serde_json::from_slice(&body).map_err(|source| Error::Unreadable { operation, source })
+/// Decodes an answer while it arrives. A list of job requests names every agent that matches, for each request: with a
+/// few hundred of both that is tens of megabytes, of which hardly anything is wanted.
+async fn read<T>(operation: &'static str, response: Response) -> Result<T, Error>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    let chunks = response
+        .bytes_stream()
+        .map_err(|source| io::Error::other(source.without_url()));
+    let body = io::BufReader::new(SyncIoBridge::new(StreamReader::new(chunks)));
+    let decoded = tokio::task::spawn_blocking(move || serde_json::from_reader(body));
+    match decoded.await {
+        Ok(decoded) => decoded.map_err(|source| Error::Unreadable { operation, source }),
+        Err(ended) => Err(Error::Incomplete {
+            operation,
+            detail: ended.to_string(),
+        }),
+    }
 }
 
 fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
