@@ -9,8 +9,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Events that may wait to be written. More than a burst makes; beyond it they are dropped, with a line in the log.
 const CAPACITY: usize = 20_000;
-/// Events that are written at a time: few, as they must not slow down what they report.
-const CONCURRENCY: usize = 4;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Events(mpsc::Sender<(ObjectReference, Event)>);
@@ -28,43 +26,35 @@ pub(crate) struct Report<'a> {
 const LONGEST_NOTE: usize = 1024;
 
 impl Events {
-    /// Starts the writers; they end when all clones are dropped or, after `cancelled`, as soon as nothing waits.
+    /// Starts the writer; it ends when all clones are dropped or, after `cancelled`, as soon as nothing waits. It writes
+    /// one event at a time: more would slow down the very burst that they report.
     pub(crate) fn start(
         client: &kube::Client,
         tracker: &TaskTracker,
         cancelled: CancellationToken,
     ) -> Self {
-        let (sender, receiver) = mpsc::channel(CAPACITY);
+        let (sender, mut receiver) = mpsc::channel::<(ObjectReference, Event)>(CAPACITY);
         let reporter = Reporter {
             controller: api::names::OPERATOR.into(),
             instance: std::env::var("HOSTNAME").ok(),
         };
         let recorder = Recorder::new(client.clone(), reporter);
-        let receiver = std::sync::Arc::new(tokio::sync::Mutex::new(receiver));
-        for _ in 0..CONCURRENCY {
-            let (recorder, receiver, cancelled) =
-                (recorder.clone(), receiver.clone(), cancelled.clone());
-            tracker.spawn(async move {
-                loop {
-                    let next = async { receiver.lock().await.recv().await };
-                    let waiting = tokio::select! {
-                        biased;
-                        waiting = next => waiting,
-                        () = cancelled.cancelled() => None,
-                    };
-                    let Some((regarding, event)) = waiting else {
-                        return;
-                    };
-                    if let Err(error) = recorder.publish(&event, &regarding).await {
-                        tracing::warn!(
-                            reason = event.reason,
-                            error = crate::telemetry::chain(&error),
-                            "Failed to write an Event"
-                        );
-                    }
+        tracker.spawn(async move {
+            loop {
+                let waiting = tokio::select! {
+                    biased;
+                    waiting = receiver.recv() => waiting,
+                    () = cancelled.cancelled() => None,
+                };
+                let Some((regarding, event)) = waiting else {
+                    return;
+                };
+                if let Err(error) = recorder.publish(&event, &regarding).await {
+                    let (reason, error) = (event.reason, crate::telemetry::chain(&error));
+                    tracing::warn!(reason, error, "Failed to write an Event");
                 }
-            });
-        }
+            }
+        });
         Self(sender)
     }
 
