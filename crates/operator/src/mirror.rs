@@ -152,10 +152,10 @@ impl<V: Mirrored> Mirror<V> {
                     }
                 }
                 Ok(watcher::Event::Apply(object)) => {
-                    self.apply(&object).into_iter().for_each(&changed)
+                    self.apply(&object).into_iter().for_each(&changed);
                 }
                 Ok(watcher::Event::Delete(object)) => {
-                    self.delete(&object).into_iter().for_each(&changed)
+                    self.delete(&object).into_iter().for_each(&changed);
                 }
                 Err(error) => {
                     let kind = V::Object::kind(&());
@@ -207,7 +207,9 @@ impl<V: Mirrored> Mirror<V> {
             });
             changed.extend((gone.len() != before).then(|| pool.clone()));
         }
-        gone.iter().for_each(|uid| state.bury(uid));
+        for uid in &gone {
+            state.bury(uid);
+        }
         state.drop_empty();
         changed
     }

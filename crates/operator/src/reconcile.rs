@@ -15,7 +15,8 @@ use jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _, core::DeserializeGuard, runtime::controller::Action};
 
 pub(crate) use backoff::Backoff;
-use report::{Finding, Reports};
+use report::Finding;
+pub(crate) use report::Reports;
 
 use crate::{
     events::Events,
@@ -119,6 +120,10 @@ pub(crate) async fn reconcile(
 }
 
 /// What to do after a pass that failed.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that kube asks for"
+)]
 pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
     let key = PoolKey {
         namespace: object.namespace().unwrap_or_default(),

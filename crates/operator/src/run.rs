@@ -134,8 +134,8 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         ),
         subscriptions,
         events: Events::start(&client, &writers, written.clone()),
-        reports: Default::default(),
-        backoff: Default::default(),
+        reports: reconcile::Reports::default(),
+        backoff: reconcile::Backoff::default(),
         client,
     });
 

@@ -75,18 +75,16 @@ impl Subscriptions {
         let readers = state.readers.entry(wanted.agent_pool.clone()).or_default();
         let same =
             |(token, _): &&(SecretString, _)| token.expose_secret() == wanted.token.expose_secret();
-        let reader = match readers.iter().find(same) {
-            Some((_, reader)) => reader.clone(),
-            None => {
-                let client = client.unwrap_or_else(|| {
-                    Client::new(http.clone(), wanted.organization, wanted.token.clone())
-                });
-                let reader = Arc::new(Reader::new(client, wanted.pool_name.to_owned()));
-                readers.push((wanted.token.clone(), reader.clone()));
-                created = Some(reader.clone());
-                reader
-            }
-        };
+        let known = readers.iter().find(same).map(|(_, reader)| reader.clone());
+        let reader = known.unwrap_or_else(|| {
+            let client = client.unwrap_or_else(|| {
+                Client::new(http.clone(), wanted.organization, wanted.token.clone())
+            });
+            let reader = Arc::new(Reader::new(client, wanted.pool_name.to_owned()));
+            readers.push((wanted.token.clone(), reader.clone()));
+            created = Some(reader.clone());
+            reader
+        });
         // Subscribed before the former subscription ends and before the reader runs: it ends without subscribers.
         reader.subscribe(pool.clone(), wanted.interval);
         let subscription = Subscription {

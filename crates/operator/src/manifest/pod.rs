@@ -86,12 +86,9 @@ pub(crate) fn shape(pool: &RunnerPool, cluster: &str, profile: &str) -> String {
 
 /// 64 bits of a digest, in hexadecimal: they tell the few shapes and Secrets of a RunnerPool apart.
 fn digest(bytes: &[u8]) -> String {
-    ring::digest::digest(&ring::digest::SHA256, bytes)
-        .as_ref()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    let first = digest.as_ref().iter().take(8);
+    first.fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The Pod to create.

@@ -294,6 +294,10 @@ impl Actor<'_> {
     }
 
     /// Whether the claim is there for the agent to mount; `false`: it is not, and the agent may go without.
+    #[expect(
+        clippy::result_large_err,
+        reason = "one at a time, and an action's end is what its caller wants"
+    )]
     async fn ensure_claim(&self, template: &ClaimTemplate, index: u32) -> Result<bool, End> {
         let name = manifest::claim::name(self.pool, template, index);
         let missing = |message: String| {
@@ -571,12 +575,11 @@ impl Actor<'_> {
             &self.identity.key.name,
             action.subject(),
         );
-        match why {
-            Why::JobQueued { request } => {
-                tracing::info!(namespace, pool, agent, request_id = request, reason = %why, "{message}");
-            }
-            _ => tracing::info!(namespace, pool, agent, reason = %why, "{message}"),
-        }
+        let request_id = match why {
+            Why::JobQueued { request } => Some(*request),
+            _ => None,
+        };
+        tracing::info!(namespace, pool, agent, request_id, reason = %why, "{message}");
         if let Some((reason, event_action, verb)) = report {
             let pod = ObjectReference {
                 api_version: Some("v1".into()),

@@ -143,15 +143,11 @@ pub(crate) async fn unreadable(
 ) -> Result<Action, Error> {
     let message = format!("the object cannot be read: {}; correct it", invalid.error);
     // The write itself comes back as a change of the object; the same trouble is told once.
-    let told = std::mem::replace(
-        &mut context
-            .reports
-            .told()
-            .entry(key.clone())
-            .or_default()
-            .unreadable,
-        Some(message.clone()),
-    );
+    let told = (context.reports.told())
+        .entry(key.clone())
+        .or_default()
+        .unreadable
+        .replace(message.clone());
     if told.as_ref() == Some(&message) {
         return Ok(Action::await_change());
     }

@@ -17,7 +17,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::{
         conditions,
         wait::await_condition,
@@ -228,7 +228,7 @@ impl Bed {
     }
 
     pub(crate) async fn pods(&self) -> Vec<Pod> {
-        self.api().list(&Default::default()).await.unwrap().items
+        self.api().list(&ListParams::default()).await.unwrap().items
     }
 
     /// The status of a RunnerPool, as soon as it is as wanted.
@@ -404,11 +404,8 @@ where
         loop {
             match events.next().await.expect("a watch never ends").unwrap() {
                 watcher::Event::Init => objects.clear(),
-                watcher::Event::InitApply(object) => {
-                    objects.insert(object.name_any(), object);
-                }
                 watcher::Event::InitDone => listing = false,
-                watcher::Event::Apply(object) => {
+                watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
                     objects.insert(object.name_any(), object);
                 }
                 watcher::Event::Delete(object) => {

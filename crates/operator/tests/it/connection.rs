@@ -8,7 +8,10 @@ use azure_devops_simulator::world::{
 };
 use control_plane::User;
 use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, PostParams},
+};
 use serde_json::json;
 
 use crate::bed::{
@@ -561,7 +564,7 @@ async fn a_quota_makes_jobs_wait_and_the_api_server_is_not_pestered() {
     )));
     assert!(seen.iter().any(|job| job.id == long));
     bed.api::<ResourceQuota>()
-        .delete("few", &Default::default())
+        .delete("few", &DeleteParams::default())
         .await
         .unwrap();
     bed.jobs_when("the others run", |jobs| {

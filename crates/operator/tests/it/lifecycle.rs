@@ -7,7 +7,7 @@ use azure_devops_simulator::world::{Fault, FaultKind, Outcome};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -47,7 +47,7 @@ async fn a_changed_spec_replaces_idle_agents_first_and_busy_ones_after_their_job
         .filter(|pod| image(pod) == "agent:base")
         .map(kube::ResourceExt::name_any)
         .collect();
-    assert_eq!(old, [busy.clone()]);
+    assert_eq!(old, std::slice::from_ref(&busy));
     assert_eq!(bed.jobs().await[0].outcome, Outcome::Running);
     bed.control.cancel_job(ORGANIZATION, job).await.unwrap();
     bed.pods_when("the old one goes after its job", |pods| {
@@ -126,7 +126,7 @@ async fn finalizers_of_the_former_operator_do_not_hold_a_deletion() {
     let mut pool = bed.runner_pool("web", json!({}));
     pool.metadata.finalizers = Some(vec!["devops.opentools.mf/runnerpoolfinalizer".into()]);
     let pools: Api<RunnerPool> = bed.api();
-    pools.create(&Default::default(), &pool).await.unwrap();
+    pools.create(&PostParams::default(), &pool).await.unwrap();
     let mut bed = bed;
     bed.start_operator().await;
     bed.ready("web").await;
