@@ -1,0 +1,52 @@
+//! Tasks of developers, as `cargo xtask …`. They need cargo, Go and git, and nothing else.
+//!
+//! Nothing here ships with the operator, and nothing here is needed to build it.
+
+mod check;
+mod demo;
+mod generate;
+mod output;
+mod repository;
+mod stages;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::stages::Stages;
+
+/// Tasks of developers.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Show the operator at work: a real Kubernetes API server, a simulated Azure DevOps, simulated agents.
+    Demo(demo::Args),
+    /// Run all tests, with a line per stage and a summary.
+    Test,
+    /// Write the files that are generated from the code.
+    Generate,
+    /// Check style, lints, documentation, dependencies and generated files.
+    Check,
+    /// What continuous integration runs: check and test.
+    Ci,
+}
+
+fn main() -> Result<ExitCode> {
+    match Task::parse() {
+        Task::Demo(args) => demo::run(&args),
+        Task::Test => Ok(stages(&[test::run])),
+        Task::Generate => generate::write().map(|()| ExitCode::SUCCESS),
+        Task::Check => Ok(stages(&[check::run])),
+        Task::Ci => Ok(stages(&[check::run, test::run])),
+    }
+}
+
+fn stages(parts: &[fn(&mut Stages)]) -> ExitCode {
+    let mut stages = Stages::start();
+    for part in parts {
+        part(&mut stages);
+    }
+    stages.finish()
+}

@@ -1,0 +1,46 @@
+//! All tests, one after the other.
+
+use std::env;
+
+use control_plane::binaries;
+
+use crate::{repository, stages::Stages};
+
+/// Jobs of the demonstration that ends the tests: enough for each kind of job and for a wait for room, and done in about a
+/// minute.
+const DEMO_JOBS: &str = "16";
+
+pub(crate) fn run(stages: &mut Stages) {
+    // Asked for now: a build may put another file in its place.
+    let program = env::current_exe();
+    let control_plane = stages.function("control-plane programs", || {
+        binaries::ensure(&mut binaries::terminal()).map(drop)
+    });
+    let tests = stages.command(
+        "build",
+        repository::cargo(&["test", "--workspace", "--no-run"]),
+    );
+    if tests {
+        stages.command(
+            "tests",
+            repository::cargo(&["test", "--workspace", "--no-fail-fast"]),
+        );
+    }
+    let operator = stages.command(
+        "operator, release build",
+        repository::cargo(&["build", "--release", "-p", "operator"]),
+    );
+    if !control_plane || !operator {
+        return;
+    }
+    match program {
+        Ok(program) => {
+            let program = program.to_string_lossy();
+            stages.test(
+                "demo",
+                repository::command(&program, &["demo", "--jobs", DEMO_JOBS]),
+            );
+        }
+        Err(error) => stages.skip("demo", &error.to_string()),
+    }
+}
