@@ -13,7 +13,7 @@ use api::{
     conditions::{ConditionType, Reason},
     names,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{
     Api, Resource as _, ResourceExt as _,
@@ -37,6 +37,11 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const MOST_LISTED: usize = 1000;
 /// Names that a message lists at the most.
 const MOST_NAMED: usize = 3;
+
+/// How long a Pod may wait for a node before it is trouble: a cluster that scales itself takes a few minutes.
+const NODE_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
+/// The scheduler's reason for a Pod that fits on no node.
+const UNSCHEDULABLE: &str = "Unschedulable";
 
 /// Something that the user should know of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -348,12 +353,14 @@ fn troubled(observed: &Observed, plan: &Plan) -> Option<Finding> {
         .filter(|withheld| withheld.why == Why::RetryLater)
         .map(|withheld| withheld.subject.as_str())
         .collect();
+    let lately = Timestamp::now() - NODE_PATIENCE;
     let mut troubles: Vec<String> = observed
         .pods
         .iter()
         .filter(|pod| {
             pod.pod.phase.finished_at().is_none() || retried.contains(pod.pod.name.as_str())
         })
+        .filter(|pod| pod.trouble.as_deref() != Some(UNSCHEDULABLE) || pod.pod.created_at < lately)
         .filter_map(|pod| Some(format!("{} ({})", pod.pod.name, pod.trouble.as_ref()?)))
         .collect();
     let silent = plan
