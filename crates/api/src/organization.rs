@@ -71,6 +71,18 @@ impl OrganizationUrl {
         &self.url
     }
 
+    /// The URL in one form for each organization, to tell whether two are the same one; not to be asked. Hosted
+    /// organizations answer under two hosts, and case does not matter.
+    pub fn canonical(&self) -> String {
+        let url = self.url.to_lowercase();
+        let hosted = url.contains(".visualstudio.com");
+        if hosted {
+            format!("https://dev.azure.com/{}", self.name.to_lowercase())
+        } else {
+            url
+        }
+    }
+
     /// The organization's or collection's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -129,6 +141,21 @@ mod tests {
             let parsed = OrganizationUrl::parse(text).expect(text);
             assert_eq!((parsed.as_str(), parsed.name()), (url, name), "{text}");
         }
+    }
+
+    #[test]
+    fn one_organization_under_two_urls() {
+        let canonical = |text| OrganizationUrl::parse(text).map(|url| url.canonical());
+        let hosted = canonical("https://dev.azure.com/My-Org/");
+        assert_eq!(
+            hosted,
+            canonical("https://my-org.visualstudio.com/DefaultCollection")
+        );
+        assert_ne!(hosted, canonical("https://dev.azure.com/other"));
+        assert_ne!(
+            canonical("https://host/tfs/A"),
+            canonical("https://host/tfs/B")
+        );
     }
 
     #[test]

@@ -4,54 +4,105 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 /// What the operator last knew of a RunnerPool. Written only when something other than a time changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunnerPoolStatus {
     /// Whether Azure DevOps answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub connection_status: Option<ConnectionStatus>,
     /// Name of the organization or collection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub organization_name: Option<String>,
     /// Registered agents of this RunnerPool and the most it may have, as `n/max`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub agents_summary: Option<String>,
     /// Whether Azure DevOps answered the last look.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub active: bool,
     /// Job requests of the agent pool that wait for an agent. Running ones do not count.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub queued_jobs: u32,
     /// Agents of this RunnerPool that are online.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub running_agents: u32,
     /// Highest index in use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub current_agent_index: Option<u32>,
     /// When Azure DevOps last answered, as of the last change of this status.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub last_polled: Option<Time>,
     /// What is wrong, for which object, and what to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub last_error: Option<String>,
     /// Registered agents of this RunnerPool, by name; at most 1000 are listed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub agents: Vec<AgentStatus>,
     /// Indexes in use; at most 1000 are listed.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
     pub agent_indexes: BTreeMap<String, AgentIndexStatus>,
     /// What holds and what does not, each type once.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Generation of the spec that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub observed_generation: Option<i64>,
+}
+
+/// A field of status that cannot be read counts as absent: another operator may have written it, and what is only told
+/// must not keep a RunnerPool from working.
+fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + DeserializeOwned,
+{
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 /// How the last look at Azure DevOps went.
@@ -118,4 +169,20 @@ pub struct AgentIndexStatus {
     /// Claims of this index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pvc_names: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_operator_wrote_into_status_does_not_make_it_unreadable() {
+        let status: RunnerPoolStatus = serde_json::from_str(
+            r#"{"connectionStatus": "Error", "queuedJobs": -1, "agents": [{"id": "7"}], "lastError": "no PAT"}"#,
+        )
+        .expect("a status");
+        assert_eq!(status.connection_status, None);
+        assert_eq!((status.queued_jobs, status.agents.len()), (0, 0));
+        assert_eq!(status.last_error.as_deref(), Some("no PAT"));
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! They are written by a task of their own, so that a burst of agents does not wait for its own reports.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
@@ -12,6 +14,9 @@ const CAPACITY: usize = 20_000;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Events(mpsc::Sender<(ObjectReference, Event)>);
+
+/// Longest wait for an answer to one Event.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What an event says.
 pub(crate) struct Report<'a> {
@@ -49,10 +54,13 @@ impl Events {
                 let Some((regarding, event)) = waiting else {
                     return;
                 };
-                if let Err(error) = recorder.publish(&event, &regarding).await {
-                    let (reason, error) = (event.reason, crate::telemetry::chain(&error));
-                    tracing::warn!(reason, error, "Failed to write an Event");
-                }
+                let written = tokio::time::timeout(TIMEOUT, recorder.publish(&event, &regarding));
+                let error = match written.await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) => crate::telemetry::chain(&error),
+                    Err(late) => late.to_string(),
+                };
+                tracing::warn!(reason = event.reason, error, "Failed to write an Event");
             }
         });
         Self(sender)

@@ -16,7 +16,7 @@ impl Readiness {
         self.0.store(ready, Ordering::Relaxed);
     }
 
-    fn get(&self) -> bool {
+    pub(crate) fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -144,35 +144,29 @@ impl Reader {
         self.wake.notify_one();
     }
 
-    /// Adds writes of ours to what the last look said.
-    pub(crate) fn note(&self, writes: &[Write]) {
+    /// Adds a write of ours to what the last look said.
+    pub(crate) fn note(&self, write: &Write) {
         let mut state = self.state();
         let Outcome::Seen(look) = &mut state.outcome else {
             return;
         };
-        if writes.is_empty() {
-            return;
-        }
         let seen = Arc::make_mut(&mut look.agent_pool);
-        for write in writes {
-            match write {
-                Write::Disabled(id) => {
-                    let enabled = |agent: &&mut Registration| {
-                        agent.id == *id && agent.intake == Intake::Enabled
-                    };
-                    if let Some(agent) = seen.registrations.iter_mut().find(enabled) {
-                        agent.intake = Intake::DisableSent;
-                    }
+        match write {
+            Write::Disabled(id) => {
+                let enabled =
+                    |agent: &&mut Registration| agent.id == *id && agent.intake == Intake::Enabled;
+                if let Some(agent) = seen.registrations.iter_mut().find(enabled) {
+                    agent.intake = Intake::DisableSent;
                 }
-                Write::Removed(id) => seen.registrations.retain(|agent| agent.id != *id),
-                Write::Added(registration) => {
-                    if seen
-                        .registrations
-                        .iter()
-                        .all(|agent| agent.id != registration.id)
-                    {
-                        seen.registrations.push(registration.clone());
-                    }
+            }
+            Write::Removed(id) => seen.registrations.retain(|agent| agent.id != *id),
+            Write::Added(registration) => {
+                if seen
+                    .registrations
+                    .iter()
+                    .all(|agent| agent.id != registration.id)
+                {
+                    seen.registrations.push(registration.clone());
                 }
             }
         }
@@ -198,7 +192,12 @@ impl Reader {
                 .map(|wait| Instant::now() + wait);
             if let Some(due) = last_start.map(|start| start + interval).max(asked_wait) {
                 tokio::select! {
-                    () = tokio::time::sleep_until(due) => {}
+                    () = tokio::time::sleep_until(due) => {
+                        // Another reader of this token may have been asked to wait meanwhile.
+                        if self.client.remaining_wait().is_some() {
+                            continue;
+                        }
+                    }
                     // The subscribers changed: another interval may be the shortest.
                     () = self.wake.notified() => continue,
                 }
@@ -279,11 +278,12 @@ impl Reader {
     }
 
     async fn read_pool(&self, pool_id: i64) -> Result<AgentPool, Error> {
-        let (agents, requests) = tokio::try_join!(
+        let (agents, requests) = tokio::join!(
             self.client.get_agents(pool_id),
             self.client.get_agent_requests(pool_id)
-        )?;
-        Ok(agent_pool(agents, requests))
+        );
+        // Where both fail it is always the first that is told of, so that the same trouble has the same text.
+        Ok(agent_pool(agents?, requests?))
     }
 
     /// The pool by its name; by all names where the service has regard to case.
@@ -338,6 +338,10 @@ fn failure(error: &Error) -> (FailureKind, String) {
             FailureKind::Throttled,
             "Azure DevOps asked to be left alone for a while".into(),
         ),
+        // Not where an answer broke off: that is another place each time.
+        Class::Transient if matches!(error, Error::Unreadable { .. }) => {
+            (FailureKind::Unreachable, error.to_string())
+        }
         Class::Transient | Class::Conflict | Class::Invalid => {
             (FailureKind::Unreachable, crate::telemetry::chain(error))
         }

@@ -28,7 +28,7 @@ use crate::{
 /// RunnerPools as they are watched: one that cannot be read is a condition, not a dead watch.
 pub(crate) type Guarded = DeserializeGuard<RunnerPool>;
 
-/// Longest time for one pass. Every call has a shorter limit of its own; this one is for what nobody thought of.
+/// Longest time for one pass. The calls of its actions have shorter limits of their own.
 const DEADLINE: Duration = Duration::from_secs(180);
 
 /// What all passes share.

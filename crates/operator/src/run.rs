@@ -37,6 +37,9 @@ use crate::{
 /// them (kube's own debounce counts from the last, so that a busy RunnerPool would wait for ever).
 const GATHER: Duration = Duration::from_millis(20);
 
+/// Longest wait for the last Events to be written when the operator stops.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+
 /// Requests to the API server that may wait for a connection: as many as kube's own client takes.
 const REQUEST_QUEUE: usize = 1024;
 
@@ -166,7 +169,14 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
                 )
                 .boxed()
         });
-    stream::select_all(controllers)
+    // A controller whose RunnerPools were never read does not end by itself.
+    let stopped_early = async {
+        stop.cancelled().await;
+        if readiness.get() {
+            std::future::pending().await
+        }
+    };
+    let running = stream::select_all(controllers)
         .for_each(|outcome| async move {
             // A failed pass is logged by its error policy; an object that went before its pass is none.
             if let Err(controller::Error::QueueError(error)) = outcome {
@@ -175,8 +185,11 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
                     "Failed to watch RunnerPools; if they are not known, apply `azdo-runner-operator crd`"
                 );
             }
-        })
-        .await;
+        });
+    tokio::select! {
+        () = running => {}
+        () = stopped_early => {}
+    }
 
     readiness.set(false);
     stop.cancel();
@@ -184,7 +197,12 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     tasks.wait().await;
     written.cancel();
     writers.close();
-    writers.wait().await;
+    if tokio::time::timeout(LAST_EVENTS, writers.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("Gave up on Events that still wait to be written");
+    }
     tracing::info!("Stopped");
     Ok(())
 }

@@ -257,6 +257,11 @@ impl<'a> Facts<'a> {
         })
     }
 
+    fn is_registered_by_anybody(&self, name: &str) -> bool {
+        let mut registrations = self.registrations.values();
+        registrations.any(|registration| registration.name.eq_ignore_ascii_case(name))
+    }
+
     fn live_pod(&self, name: &str, uid: &str) -> Option<Breach> {
         let breach = || {
             Some(Breach::LivePodDeleted {
@@ -275,7 +280,9 @@ impl<'a> Facts<'a> {
                 .duration_since(pod.started_at.unwrap_or(pod.created_at))
                 > STARTUP_WINDOW;
         match pod.phase {
-            PodPhase::Running if silent => self.without_look(name),
+            PodPhase::Running if silent && !self.is_registered_by_anybody(name) => {
+                self.without_look(name)
+            }
             PodPhase::Running => breach(),
             PodPhase::Pending | PodPhase::Succeeded { .. } | PodPhase::Failed { .. } => {
                 self.without_look(name)

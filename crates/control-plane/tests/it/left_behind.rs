@@ -132,6 +132,24 @@ async fn write_report(report: &Path, control_plane: &ControlPlane) -> anyhow::Re
     Ok(())
 }
 
+/// A command whose SIGINT does what it does in a terminal: a shell that runs the tests in the background makes them, and
+/// all that they start, ignore it.
+fn with_default_signals(program: PathBuf) -> Command {
+    const RESET: [&str; 2] = ["--default-signal=INT", "--default-signal=QUIT"];
+    let reset = Command::new("env")
+        .args(RESET)
+        .arg("true")
+        .stderr(Stdio::null())
+        .status();
+    if reset.is_ok_and(|status| status.success()) {
+        let mut command = Command::new("env");
+        command.args(RESET).arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
 /// The process that started a control plane, and what came of that.
 struct Parent {
     process: Child,
@@ -141,7 +159,7 @@ struct Parent {
 impl Parent {
     fn start(ending: &str) -> Self {
         let report = env::temp_dir().join(format!("azdo-report-{}", uuid::Uuid::new_v4()));
-        let mut process = Command::new(env::current_exe().unwrap())
+        let mut process = with_default_signals(env::current_exe().unwrap())
             .args(["--exact", "left_behind::child", "--ignored", "--nocapture"])
             .env(REPORT, &report)
             .env(ENDING, ending)

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use api::{ClaimTemplate, RunnerPool, conditions::Reason, names};
@@ -31,6 +31,9 @@ use crate::{
 const KUBERNETES_CONCURRENCY: usize = 32;
 /// Requests to Azure DevOps at a time, for one RunnerPool: few, as its limits count the work of a few minutes.
 const AZURE_DEVOPS_CONCURRENCY: usize = 8;
+/// No request to Azure DevOps begins later than this in a pass: it may delay each by half a minute, and new jobs need
+/// their agents meanwhile.
+const AZURE_DEVOPS_BUDGET: Duration = Duration::from_secs(10);
 /// Longest wait for one answer of the API server.
 const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -62,6 +65,14 @@ impl Done {
     }
 }
 
+/// How the deletion of a registration ended well.
+enum Deleted {
+    /// It was there.
+    Now,
+    /// It was gone already.
+    Before,
+}
+
 /// How one action ended.
 enum End {
     /// It took effect.
@@ -87,6 +98,7 @@ pub(crate) async fn act(
         pods: Api::namespaced(context.client.clone(), &identity.key.namespace),
         claims: Api::namespaced(context.client.clone(), &identity.key.namespace),
         reference: pool.object_ref(&()),
+        started: Instant::now(),
         refused: Mutex::default(),
     };
     let (azure, kubernetes): (Vec<_>, Vec<_>) = plan
@@ -94,11 +106,10 @@ pub(crate) async fn act(
         .iter()
         .cloned()
         .partition(|planned| speaks_to_azure(&planned.action));
-    let ((azure, writes), (kubernetes, _)) = tokio::join!(
+    let (azure, kubernetes) = tokio::join!(
         actor.all(azure, AZURE_DEVOPS_CONCURRENCY),
         actor.all(kubernetes, KUBERNETES_CONCURRENCY)
     );
-    observed.subscription.reader.note(&writes);
     let mut findings = [azure.findings, kubernetes.findings].concat();
     findings.sort();
     Done {
@@ -128,13 +139,14 @@ struct Actor<'a> {
     pods: Api<Pod>,
     claims: Api<PersistentVolumeClaim>,
     reference: ObjectReference,
+    started: Instant,
     /// Profiles of which the API server refused an agent in this pass: a quota or a policy would refuse the others too.
     refused: Mutex<BTreeSet<String>>,
 }
 
 impl Actor<'_> {
-    async fn all(&self, actions: Vec<Planned>, concurrency: usize) -> (Done, Vec<Write>) {
-        let (mut done, mut writes) = (Done::default(), Vec::new());
+    async fn all(&self, actions: Vec<Planned>, concurrency: usize) -> Done {
+        let mut done = Done::default();
         // A request in the making takes many times the memory of its action, so it begins when its turn comes.
         let mut ends = stream::iter(actions)
             .map(|planned| self.one(planned).boxed())
@@ -143,7 +155,9 @@ impl Actor<'_> {
             match end {
                 End::Carried(write) => {
                     self.tell(&planned);
-                    writes.extend(write);
+                    if let Some(write) = write {
+                        self.observed.subscription.reader.note(&write);
+                    }
                 }
                 End::PutOff(reason) => {
                     let agent = planned.action.subject();
@@ -170,10 +184,13 @@ impl Actor<'_> {
                 }
             }
         }
-        (done, writes)
+        done
     }
 
     async fn one(&self, planned: Planned) -> (Planned, End) {
+        if speaks_to_azure(&planned.action) && self.started.elapsed() > AZURE_DEVOPS_BUDGET {
+            return (planned, End::PutOff("Azure DevOps takes its time"));
+        }
         let end = match &planned.action {
             Action::CreateAgent {
                 index,
@@ -202,7 +219,7 @@ impl Actor<'_> {
             Action::AddPlaceholder { name, profile } => self.add_placeholder(name, profile).await,
             Action::RemovePlaceholder { agent_id, name } => {
                 match self.delete_registration(*agent_id, name).await {
-                    Ok(write) => End::Carried(Some(write)),
+                    Ok(_) => End::Carried(Some(Write::Removed(*agent_id))),
                     Err(end) => end,
                 }
             }
@@ -266,8 +283,24 @@ impl Actor<'_> {
             Err(Failure::Api(status)) if status.is_already_exists() => self.meet_pod(name).await,
             Err(failure) => {
                 self.refused().insert(profile.to_owned());
+                self.take_claims_back(index).await;
                 let message = format!("the API server refused the Pod {name}: {failure}");
                 End::Failed(Finding::new(Reason::PodRefused, message))
+            }
+        }
+    }
+
+    /// Deletes the claims that were made for a Pod that was refused, or each try would leave some behind.
+    async fn take_claims_back(&self, index: u32) {
+        let templates = self.pool.spec.pvcs.iter();
+        for template in
+            templates.filter(|template| template.create_pvc && template.delete_with_agent)
+        {
+            let name = manifest::claim::name(self.pool, template, index);
+            // One that is left is deleted by the next plan, as nobody has it.
+            if let Err(failure) = within(self.claims.delete(&name, &DeleteParams::default())).await
+            {
+                tracing::debug!(claim = name, error = %failure, "Failed to take a claim back");
             }
         }
     }
@@ -316,7 +349,7 @@ impl Actor<'_> {
                     return Ok(true);
                 }
                 Err(Failure::Api(status)) if status.is_already_exists() => {}
-                Err(_) if template.optional => return Ok(false),
+                Err(Failure::Api(_)) if template.optional => return Ok(false),
                 Err(failure) => {
                     let message =
                         format!("spec.pvcs: the API server refused the claim {name}: {failure}");
@@ -378,11 +411,17 @@ impl Actor<'_> {
             }
         }
         let write = match self.delete_registration(agent_id, name).await {
-            Ok(write) => write,
+            Ok(Deleted::Now) => Write::Removed(agent_id),
+            // The look was older than it seemed: what it told of this Pod's agent may be true of a former one. An agent
+            // whose registration is gone ends by itself.
+            Ok(Deleted::Before) if self.may_run(pod_uid) => {
+                return End::Carried(Some(Write::Removed(agent_id)));
+            }
+            Ok(Deleted::Before) => Write::Removed(agent_id),
             Err(end) => return end,
         };
         if let Some(uid) = pod_uid {
-            // The registration is gone whatever becomes of the Pod; the next plan deletes a Pod that is left.
+            // The registration is gone whatever becomes of the Pod; the next plan deletes a Pod that has ended.
             if let End::Failed(finding) = self.delete_pod_of(name, uid, None).await {
                 tracing::warn!(
                     agent = name,
@@ -394,7 +433,14 @@ impl Actor<'_> {
         End::Carried(Some(write))
     }
 
-    async fn delete_registration(&self, agent_id: i64, name: &str) -> Result<Write, End> {
+    /// Whether the agent of this Pod may be running.
+    fn may_run(&self, pod_uid: Option<&str>) -> bool {
+        let mut pods = self.observed.pods.iter();
+        let pod = pods.find(|pod| Some(pod.pod.uid.as_str()) == pod_uid);
+        pod.is_some_and(|pod| pod.pod.phase.finished_at().is_none())
+    }
+
+    async fn delete_registration(&self, agent_id: i64, name: &str) -> Result<Deleted, End> {
         let Some(pool_id) = self.observed.pool_id else {
             return Err(End::PutOff("the agent pool's id is not known"));
         };
@@ -406,9 +452,9 @@ impl Actor<'_> {
             .delete_agent(pool_id, agent_id)
             .await
         {
-            Ok(()) => Ok(Write::Removed(agent_id)),
+            Ok(()) => Ok(Deleted::Now),
             Err(error) => match error.class() {
-                Class::NotFound => Ok(Write::Removed(agent_id)),
+                Class::NotFound => Ok(Deleted::Before),
                 Class::Conflict => Err(End::PutOff(
                     "Azure DevOps keeps the agent, as a job is assigned to it",
                 )),

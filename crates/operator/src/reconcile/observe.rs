@@ -114,6 +114,7 @@ async fn subscribe(
         // The end of a RunnerPool may find its Secret gone already, as with its namespace; the token still works.
         let unchanged = deleting || current.generation == pool.meta().generation;
         unchanged
+            && current.reader.is_subscribed(&identity.key)
             && current.secret == resolved.secret
             && current.agent_pool == resolved.agent_pool
             && current.interval == resolved.interval
@@ -156,13 +157,20 @@ async fn token(
 ) -> Result<Result<SecretString, Finding>, Error> {
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &identity.key.namespace);
     let unusable = |what: String| Ok(Err(Finding::new(Reason::SecretUnusable, what)));
-    let secret = secrets
-        .get_opt(name)
-        .await
-        .map_err(|source| Error::Secret {
-            name: name.to_owned(),
-            source,
-        })?;
+    let secret = match secrets.get_opt(name).await {
+        Ok(secret) => secret,
+        Err(kube::Error::Api(status)) if status.is_forbidden() => {
+            return unusable(format!(
+                "spec.patSecretName: the operator may not read the Secret {name:?}; give it the verb get on secrets"
+            ));
+        }
+        Err(source) => {
+            return Err(Error::Secret {
+                name: name.to_owned(),
+                source,
+            });
+        }
+    };
     let key = names::SECRET_TOKEN_KEY;
     let Some(secret) = secret else {
         return unusable(format!(

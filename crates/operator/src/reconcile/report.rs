@@ -21,7 +21,7 @@ use kube::{
     core::error_boundary::InvalidObject,
     runtime::controller::Action,
 };
-use planner::{Agent, AgentState, Look, Plan, Why};
+use planner::{Agent, AgentState, Look, Plan, PodPhase, Why};
 use serde_json::json;
 
 use super::{Context, Error, Identity, act::Done, observe::Observed};
@@ -38,7 +38,7 @@ const MOST_LISTED: usize = 1000;
 /// Names that a message lists at the most.
 const MOST_NAMED: usize = 3;
 
-/// How long a Pod may wait for a node before it is trouble: a cluster that scales itself takes a few minutes.
+/// How long a Pod may wait for a node or a volume before it is trouble: a cluster that scales itself takes minutes.
 const NODE_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 /// The scheduler's reason for a Pod that fits on no node.
 const UNSCHEDULABLE: &str = "Unschedulable";
@@ -66,6 +66,8 @@ pub(crate) struct Reports(Mutex<HashMap<PoolKey, Told>>);
 #[derive(Debug, Default)]
 struct Told {
     written: Option<Instant>,
+    /// The status as it was last written, without times.
+    applied: Option<RunnerPoolStatus>,
     lost: HashSet<i64>,
     /// Why the object could not be read, as last told.
     unreadable: Option<String>,
@@ -148,11 +150,11 @@ pub(crate) async fn unreadable(
 ) -> Result<Action, Error> {
     let message = format!("the object cannot be read: {}; correct it", invalid.error);
     // The write itself comes back as a change of the object; the same trouble is told once.
-    let told = (context.reports.told())
-        .entry(key.clone())
-        .or_default()
-        .unreadable
-        .replace(message.clone());
+    let told = context
+        .reports
+        .told()
+        .get(key)
+        .and_then(|told| told.unreadable.clone());
     if told.as_ref() == Some(&message) {
         return Ok(Action::await_change());
     }
@@ -186,6 +188,12 @@ pub(crate) async fn unreadable(
         .patch_status(&key.name, &manager().force(), &Patch::Apply(apply))
         .await
         .map_err(Error::Status)?;
+    context
+        .reports
+        .told()
+        .entry(key.clone())
+        .or_default()
+        .unreadable = Some(message);
     Ok(Action::await_change())
 }
 
@@ -361,7 +369,11 @@ fn troubled(observed: &Observed, plan: &Plan) -> Option<Finding> {
             pod.pod.phase.finished_at().is_none() || retried.contains(pod.pod.name.as_str())
         })
         .filter(|pod| pod.trouble.as_deref() != Some(UNSCHEDULABLE) || pod.pod.created_at < lately)
-        .filter_map(|pod| Some(format!("{} ({})", pod.pod.name, pod.trouble.as_ref()?)))
+        .filter_map(|pod| {
+            let pending = pod.pod.phase == PodPhase::Pending && pod.pod.created_at < lately;
+            let trouble = pod.trouble.as_deref().or(pending.then_some("Pending"))?;
+            Some(format!("{} ({trouble})", pod.pod.name))
+        })
         .collect();
     let silent = plan
         .agents
@@ -539,16 +551,20 @@ async fn write(
     current: &RunnerPoolStatus,
     status: RunnerPoolStatus,
 ) -> Result<Option<Duration>, Error> {
-    if timeless(current) == timeless(&status) {
+    let wanted = timeless(&status);
+    if timeless(current) == wanted {
         return Ok(None);
     }
-    let conditions_moved = timeless(current).conditions != timeless(&status).conditions;
-    let since = context
-        .reports
-        .told()
-        .get(&identity.key)
-        .and_then(|told| told.written)
-        .map(|written| written.elapsed());
+    let since = {
+        let mut told = context.reports.told();
+        let told = told.entry(identity.key.clone()).or_default();
+        if told.applied.as_ref() == Some(&wanted) {
+            // What still differs is a field that somebody else wrote and we do not claim, as the former operator's.
+            return Ok(None);
+        }
+        told.written.map(|written| written.elapsed())
+    };
+    let conditions_moved = verdicts(current) != verdicts(&status);
     if let Some(rest) = since
         .and_then(|since| SHORTEST_PAUSE.checked_sub(since))
         .filter(|_| !conditions_moved)
@@ -572,6 +588,12 @@ async fn write(
         .await
     {
         Ok(_) => {
+            context
+                .reports
+                .told()
+                .entry(identity.key.clone())
+                .or_default()
+                .applied = Some(wanted);
             tell_conditions(pool, context, current, &status);
             Ok(None)
         }
@@ -587,12 +609,27 @@ fn manager() -> PatchParams {
     }
 }
 
-/// A status without its times.
+/// Status and reason of our conditions: what cannot wait to be told.
+fn verdicts(status: &RunnerPoolStatus) -> Vec<(String, String, String)> {
+    let conditions = timeless(status).conditions.into_iter();
+    conditions
+        .map(|condition| (condition.type_, condition.status, condition.reason))
+        .collect()
+}
+
+/// A status without its times and without the conditions of others.
 fn timeless(status: &RunnerPoolStatus) -> RunnerPoolStatus {
     let mut status = RunnerPoolStatus {
         last_polled: None,
         ..status.clone()
     };
+    let ours = |type_: &str| {
+        ConditionType::ALL
+            .iter()
+            .any(|own| own.to_string() == type_)
+    };
+    status.conditions.retain(|condition| ours(&condition.type_));
+    status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
     for condition in &mut status.conditions {
         condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
     }

@@ -49,7 +49,7 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
     };
     Ok(Resolved {
         agent_pool: AgentPoolKey {
-            organization: organization.as_str().to_lowercase(),
+            organization: organization.canonical(),
             pool: pool_name.to_lowercase(),
         },
         organization,

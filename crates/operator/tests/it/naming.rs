@@ -145,6 +145,48 @@ async fn two_runner_pools_of_one_name_share_an_agent_pool() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_runner_pools_on_one_agent_pool_do_not_disturb_each_other() {
+    let bed = Bed::start().await;
+    for name in ["blue", "green"] {
+        bed.create(name, json!({ "minAgents": 1, "maxAgents": 1 }))
+            .await;
+    }
+    bed.agents_when("one warm agent of each", |agents| {
+        agents.iter().filter(|agent| agent.online).count() == 2
+    })
+    .await;
+    let job = bed.queue(long_job()).await[0];
+    let ran = bed
+        .jobs_when("one of them is busy", |jobs| {
+            jobs[0].outcome == Outcome::Running
+        })
+        .await;
+    let busy = ran[0].agent.clone().unwrap();
+    let (stays, goes) = if busy == "blue-agent-0" {
+        ("blue", "green")
+    } else {
+        ("green", "blue")
+    };
+    bed.delete(goes).await;
+    bed.gone(goes).await;
+    let agents = bed.agents().await;
+    assert_eq!(agent_names(&agents), [busy.as_str()]);
+    assert!(
+        agents
+            .iter()
+            .all(|agent| agent.enabled && agent.name.starts_with(stays)),
+        "{agents:#?}"
+    );
+    assert_eq!(names(&bed.pods().await), [busy]);
+    assert!(
+        bed.jobs()
+            .await
+            .iter()
+            .any(|seen| seen.id == job && seen.outcome == Outcome::Running)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_runner_pools_of_one_agent_pool_look_at_it_together() {
     let bed = Bed::start().await;
     for i in 0..20 {
