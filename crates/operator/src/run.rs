@@ -155,6 +155,32 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         }
     }));
 
+    reconcile_all(controllers, queues, context, &readiness, &stop).await;
+
+    readiness.set(false);
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    written.cancel();
+    writers.close();
+    if tokio::time::timeout(LAST_EVENTS, writers.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("Gave up on Events that still wait to be written");
+    }
+    tracing::info!("Stopped");
+    Ok(())
+}
+
+/// Makes passes until `stop` is cancelled and the last one is over.
+async fn reconcile_all(
+    controllers: Vec<Controller<Guarded>>,
+    queues: Vec<mpsc::UnboundedReceiver<ObjectRef<Guarded>>>,
+    context: Arc<reconcile::Context>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) {
     let controllers = controllers
         .into_iter()
         .zip(queues)
@@ -173,7 +199,7 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     let stopped_early = async {
         stop.cancelled().await;
         if readiness.get() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     let running = stream::select_all(controllers)
@@ -190,21 +216,6 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         () = running => {}
         () = stopped_early => {}
     }
-
-    readiness.set(false);
-    stop.cancel();
-    tasks.close();
-    tasks.wait().await;
-    written.cancel();
-    writers.close();
-    if tokio::time::timeout(LAST_EVENTS, writers.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!("Gave up on Events that still wait to be written");
-    }
-    tracing::info!("Stopped");
-    Ok(())
 }
 
 /// Brings a change to the controller that watches its namespace.

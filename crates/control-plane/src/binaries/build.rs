@@ -232,7 +232,12 @@ fn digest(toolchain: &str) -> u64 {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::{env, os::unix::fs::PermissionsExt as _, path::PathBuf};
+    use std::{
+        env,
+        os::unix::fs::PermissionsExt as _,
+        path::PathBuf,
+        sync::{Mutex, MutexGuard, PoisonError},
+    };
 
     use super::*;
 
@@ -240,10 +245,16 @@ mod tests {
     struct Fixture {
         folder: PathBuf,
         go: PathBuf,
+        _alone: MutexGuard<'static, ()>,
     }
+
+    /// A program that one test writes while another starts its own is held open by that child for a moment, and cannot be
+    /// run then (`ETXTBSY`); so one test at a time.
+    static ALONE: Mutex<()> = Mutex::new(());
 
     impl Fixture {
         fn new(version: &str, build: &str) -> Self {
+            let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
             let folder = env::temp_dir().join(format!("azdo-build-{}", uuid::Uuid::new_v4()));
             fs::create_dir(&folder).unwrap();
             let go = folder.join("go");
@@ -259,7 +270,11 @@ mod tests {
             )
             .unwrap();
             fs::set_permissions(&go, fs::Permissions::from_mode(0o755)).unwrap();
-            Self { folder, go }
+            Self {
+                folder,
+                go,
+                _alone: alone,
+            }
         }
 
         fn once(&self) -> anyhow::Result<Binaries> {

@@ -411,13 +411,12 @@ impl Actor<'_> {
             }
         }
         let write = match self.delete_registration(agent_id, name).await {
-            Ok(Deleted::Now) => Write::Removed(agent_id),
             // The look was older than it seemed: what it told of this Pod's agent may be true of a former one. An agent
             // whose registration is gone ends by itself.
             Ok(Deleted::Before) if self.may_run(pod_uid) => {
                 return End::Carried(Some(Write::Removed(agent_id)));
             }
-            Ok(Deleted::Before) => Write::Removed(agent_id),
+            Ok(Deleted::Now | Deleted::Before) => Write::Removed(agent_id),
             Err(end) => return end,
         };
         if let Some(uid) = pod_uid {

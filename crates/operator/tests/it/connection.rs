@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::RunnerPool;
 use azure_devops_simulator::world::{
     AgentVersion, BusyTypeKey, CapabilityPrecedence, Fault, FaultKind, JobRequestOrder,
     MatchedAgents, Outcome, PatSpec, Scope, Switches,
@@ -10,7 +11,7 @@ use control_plane::User;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -358,8 +359,21 @@ async fn one_slow_organization_delays_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_written_while_nothing_changes() {
-    let bed = Bed::start().await;
+    let mut bed = Bed::make().await;
     bed.create("web", json!({ "minAgents": 2 })).await;
+    // What the former operator left in the status of another one, and another tool's condition: fields that we leave out.
+    bed.create("former", json!({})).await;
+    let status = json!({ "status": {
+        "currentAgentIndex": 7, "queuedJobs": 3, "lastError": "no PAT", "conditions": [{
+            "type": "Error", "status": "True", "reason": "NoPat", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }],
+    } });
+    let pools: Api<RunnerPool> = bed.api();
+    pools
+        .patch_status("former", &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .unwrap();
+    bed.start_operator().await;
     bed.agents_when("two warm agents", |agents| {
         agents.iter().filter(|agent| agent.online).count() == 2
     })

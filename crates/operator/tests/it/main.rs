@@ -14,4 +14,5 @@ mod lifecycle;
 mod naming;
 mod pods;
 mod scaling;
+mod shutdown;
 mod storage;
