@@ -8,7 +8,7 @@ use crate::{repository, stages::Stages};
 
 /// Jobs of the demonstration that ends the tests: enough for each kind of job and for a wait for room, and done in about a
 /// minute.
-const DEMO_JOBS: &str = "16";
+const DEMO_JOBS: &str = "24";
 
 pub(crate) fn run(stages: &mut Stages) {
     // Asked for now: a build may put another file in its place.
