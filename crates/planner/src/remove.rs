@@ -84,9 +84,12 @@ fn one(
         (AgentState::Starting | AgentState::Offline, Some(pod), None) => {
             let Some(why) = unwanted else { return };
             // Without any registration of its name, not even one that cannot be proven ours, it cannot have a job.
-            let unheard_of = (look.agent_pool.registrations.iter())
-                .all(|registration| !registration.name.eq_ignore_ascii_case(&agent.name));
-            let silent = agent.state == AgentState::Offline && why == Why::Deleting && unheard_of;
+            let unheard_of = || {
+                let mut registrations = look.agent_pool.registrations.iter();
+                registrations
+                    .all(|registration| !registration.name.eq_ignore_ascii_case(&agent.name))
+            };
+            let silent = agent.state == AgentState::Offline && why == Why::Deleting && unheard_of();
             if agent.never_ran() || silent {
                 delete_pod(pod, why, look, now, plan);
             } else {
