@@ -74,7 +74,7 @@ async fn the_agent_gets_the_pods_own_environment_and_arguments() -> anyhow::Resu
     let env = json!([
         { "name": "AZP_TOKEN", "valueFrom": { "secretKeyRef": { "name": "pat", "key": "token" } } },
         { "name": "AZP_AGENT_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
-        { "name": "AZP_WORK", "value": "/work/$(AZP_AGENT_NAME)" },
+        { "name": "AZP_WORK", "value": "/agent/$(AZP_AGENT_NAME)" },
     ]);
     bed.create("agent-0", &[("/spec/containers/0/env", env)])
         .await?;
@@ -101,7 +101,7 @@ async fn the_agent_gets_the_pods_own_environment_and_arguments() -> anyhow::Resu
     let expected = [
         ("AZP_AGENT_NAME", "agent-0"),
         ("AZP_TOKEN", "s3cr3t"),
-        ("AZP_WORK", "/work/agent-0"),
+        ("AZP_WORK", "/agent/agent-0"),
     ];
     assert_eq!(env, expected);
     assert_eq!(launch.args, ["--once"]);
