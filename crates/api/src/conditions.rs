@@ -1,4 +1,4 @@
-//! Conditions of a RunnerPool: a closed set of types and reasons, one constructor for each thing that can be said.
+//! Conditions of a RunnerPool: a closed set of types and reasons.
 
 use std::fmt;
 

@@ -12,8 +12,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{mirror::PoolKey, reader::Reader};
 
-/// An agent pool: URL of the organization or collection, and name of the pool, both in lower case, as Azure DevOps has
-/// no regard to it.
+/// An agent pool: the organization or collection by its canonical URL, and the pool by its name in lower case, as Azure
+/// DevOps has no regard to case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct AgentPoolKey {
     pub(crate) organization: String,

@@ -38,6 +38,7 @@ pub(crate) async fn finish(
     context.subscriptions.unsubscribe(&identity.key);
     context.reports.forget(&identity.key);
     context.pods.forget(&identity.key);
+    context.backoff.reset(&identity.key);
     tracing::info!(
         namespace = identity.key.namespace,
         pool = identity.key.name,
