@@ -14,7 +14,8 @@ fn claim() -> impl Strategy<Value = Value> {
             "10Gi", "1e3", "lots", "", "5 Gi", "1.5G", ".5Ti", "5.", "-1", "+2k"
         ])
         .prop_map(String::from),
-        "[+-]?[0-9]{0,3}(\\.[0-9]{0,2})?(|Ki|Mi|Gi|n|u|m|k|M|K|B|e3|E|E5|e|E-2|Kb| )",
+        // No blanks at the ends: the CEL of these tests trims them, the API server's refuses them (a test of the operator).
+        "[+-]?[0-9]{0,3}(\\.[0-9]{0,2})?(|Ki|Mi|Gi|n|u|m|k|M|K|B|e3|E|E5|e|E-2|Kb)",
     ];
     (
         select(vec!["a", "b", "c", "A", ""]),

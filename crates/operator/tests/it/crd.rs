@@ -87,6 +87,10 @@ async fn the_schema_refuses_what_breaks_a_rule_and_names_the_field() {
         ),
         (claim(json!({ "storage": null })), "storage is required"),
         (
+            claim(json!({ "storage": "1Gi " })),
+            "storage must be a quantity",
+        ),
+        (
             claim(json!({ "storage": "ten" })),
             "storage must be a quantity",
         ),
