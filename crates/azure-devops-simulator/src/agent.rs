@@ -13,13 +13,17 @@ mod listen;
 
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{sync::watch, task::AbortHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// An image whose start script removes the registration when the agent ends, as Microsoft's
 /// sample does with a trap, sets this to `true`. Without it the registration stays, as `run.sh`
 /// leaves it (protocol section 3.4).
 pub const REMOVE_ON_EXIT: &str = "SIMULATED_AGENT_REMOVE_ON_EXIT";
+
+/// A worker starts a moment after its job was taken, so a hook that looks only once may look too early. The operator's
+/// hook looks three times, a second apart; simulated workers start faster.
+const SETTLED: Duration = Duration::from_millis(500);
 
 /// What the start script sees: a container's environment and arguments.
 #[derive(Clone, Debug)]
@@ -154,11 +158,19 @@ impl Agent {
         *self.worker.borrow()
     }
 
-    /// Waits until no job runs: what a pre-stop hook does.
+    /// Waits until no job has run for [`SETTLED`]: what a pre-stop hook does.
     pub async fn worker_idle(&self) {
         let mut worker = self.worker.clone();
-        // A closed channel means that the agent is gone, and its worker with it.
-        let _ = worker.wait_for(|running| !running).await;
+        loop {
+            // A closed channel means that the agent is gone, and its worker with it.
+            if worker.wait_for(|running| !running).await.is_err() {
+                return;
+            }
+            match timeout(SETTLED, worker.wait_for(|running| *running)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
     }
 
     /// Waits for the end and gives the exit code.

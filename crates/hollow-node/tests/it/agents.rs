@@ -123,15 +123,12 @@ async fn a_pre_stop_hook_saves_a_running_job_and_nothing_else_does() -> anyhow::
         world
             .job_when(|job| job.outcome == Outcome::Running)
             .await?;
+        // The API server gives no grace to a Pod of which its cache does not know yet that it has a node.
+        world.bed.until_phase("agent-0", "Running").await?;
         world.bed.delete("agent-0").await?;
         world.bed.until_gone("agent-0").await?;
         let job = world.job_when(|job| job.finished.is_some()).await?;
-        assert_eq!(
-            job.outcome == Outcome::Succeeded,
-            saved,
-            "{:?}",
-            job.outcome
-        );
+        assert_eq!(job.outcome == Outcome::Succeeded, saved, "{job:?}");
         world.bed.node.stop().await?;
     }
     Ok(())
