@@ -158,17 +158,16 @@ impl Agent {
         *self.worker.borrow()
     }
 
-    /// Waits until no job has run for [`SETTLED`]: what a pre-stop hook does.
+    /// Waits until no job has run for half a second: what a pre-stop hook does.
     pub async fn worker_idle(&self) {
         let mut worker = self.worker.clone();
-        loop {
-            // A closed channel means that the agent is gone, and its worker with it.
-            if worker.wait_for(|running| !running).await.is_err() {
+        // A closed channel means that the agent is gone, and its worker with it.
+        while worker.wait_for(|running| !running).await.is_ok() {
+            if !matches!(
+                timeout(SETTLED, worker.wait_for(|running| *running)).await,
+                Ok(Ok(_))
+            ) {
                 return;
-            }
-            match timeout(SETTLED, worker.wait_for(|running| *running)).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) | Err(_) => return,
             }
         }
     }
