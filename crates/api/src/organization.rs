@@ -11,6 +11,8 @@ use url::Url;
 pub struct OrganizationUrl {
     url: String,
     name: String,
+    /// The organization's name is part of the host.
+    hosted: bool,
 }
 
 /// Why a text is no organization URL. Displays as a fragment that tells the remedy.
@@ -55,15 +57,20 @@ impl OrganizationUrl {
             .split('/')
             .filter(|segment| !segment.is_empty())
             .collect();
-        let name = match (host.strip_suffix(".visualstudio.com"), segments.as_slice()) {
+        let hosted = host.strip_suffix(".visualstudio.com");
+        let name = match (hosted, segments.as_slice()) {
+            (Some(""), _) => return Err(OrganizationUrlError::NoOrganization),
             (Some(organization), [] | [_]) => organization.to_owned(),
             (None, [only]) if !only.eq_ignore_ascii_case("tfs") => (*only).to_owned(),
             (None, [_, last]) if host != "dev.azure.com" => (*last).to_owned(),
             (None, [] | [_]) => return Err(OrganizationUrlError::NoOrganization),
             _ => return Err(OrganizationUrlError::TooLong),
         };
-        let url = url.as_str().trim_end_matches('/').to_owned();
-        Ok(Self { url, name })
+        Ok(Self {
+            hosted: hosted.is_some(),
+            url: url.as_str().trim_end_matches('/').to_owned(),
+            name,
+        })
     }
 
     /// The URL that API paths are appended to, without trailing slash.
@@ -74,12 +81,10 @@ impl OrganizationUrl {
     /// The URL in one form for each organization, to tell whether two are the same one; not to be asked. Hosted
     /// organizations answer under two hosts, and case does not matter.
     pub fn canonical(&self) -> String {
-        let url = self.url.to_lowercase();
-        let hosted = url.contains(".visualstudio.com");
-        if hosted {
+        if self.hosted {
             format!("https://dev.azure.com/{}", self.name.to_lowercase())
         } else {
-            url
+            self.url.to_lowercase()
         }
     }
 
@@ -152,6 +157,11 @@ mod tests {
             canonical("https://my-org.visualstudio.com/DefaultCollection")
         );
         assert_ne!(hosted, canonical("https://dev.azure.com/other"));
+        assert_eq!(
+            canonical("https://host/A.visualstudio.com").as_deref(),
+            Ok("https://host/a.visualstudio.com"),
+            "a collection of that name is not hosted"
+        );
         assert_ne!(
             canonical("https://host/tfs/A"),
             canonical("https://host/tfs/B")
@@ -169,6 +179,10 @@ mod tests {
             ("https://dev.azure.com/my-org?x=1", Tail),
             ("https://dev.azure.com", NoOrganization),
             ("https://host/tfs", NoOrganization),
+            (
+                "https://.visualstudio.com/DefaultCollection",
+                NoOrganization,
+            ),
             ("https://dev.azure.com/my-org/project", TooLong),
             ("https://host/tfs/Main/project", TooLong),
         ] {
