@@ -11,7 +11,7 @@ use azure_devops::{Class, NewAgent};
 use futures::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
 use kube::{
-    Api, Resource as _,
+    Api, Resource as _, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use planner::{Action, Breach, Plan, Planned, Why};
@@ -71,6 +71,20 @@ enum Deleted {
     Now,
     /// It was gone already.
     Before,
+}
+
+/// What becomes of a claim that an agent is to mount.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, and gone with the agent's creation"
+)]
+enum Mount {
+    /// It was made just now.
+    Made(PersistentVolumeClaim),
+    /// It was there.
+    There,
+    /// It is not there, and the agent may go without.
+    Without,
 }
 
 /// How one action ended.
@@ -246,11 +260,12 @@ impl Actor<'_> {
         ) {
             return End::PutOff("another RunnerPool is creating an agent of this name");
         }
-        let mut without = Vec::new();
+        let (mut without, mut made) = (Vec::new(), Vec::new());
         for template in &self.pool.spec.pvcs {
             match self.ensure_claim(template, index).await {
-                Ok(true) => {}
-                Ok(false) => without.push(template.name.clone()),
+                Ok(Mount::Made(claim)) if template.delete_with_agent => made.push(claim),
+                Ok(Mount::Made(_) | Mount::There) => {}
+                Ok(Mount::Without) => without.push(template.name.clone()),
                 Err(end) => {
                     if matches!(end, End::Failed(_)) {
                         self.refused().insert(profile.to_owned());
@@ -283,24 +298,27 @@ impl Actor<'_> {
             Err(Failure::Api(status)) if status.is_already_exists() => self.meet_pod(name).await,
             Err(failure) => {
                 self.refused().insert(profile.to_owned());
-                self.take_claims_back(index).await;
+                if failure.is_refusal() {
+                    self.take_back(&made).await;
+                }
                 let message = format!("the API server refused the Pod {name}: {failure}");
                 End::Failed(Finding::new(Reason::PodRefused, message))
             }
         }
     }
 
-    /// Deletes the claims that were made for a Pod that was refused, or each try would leave some behind.
-    async fn take_claims_back(&self, index: u32) {
-        let templates = self.pool.spec.pvcs.iter();
-        for template in
-            templates.filter(|template| template.create_pvc && template.delete_with_agent)
-        {
-            let name = manifest::claim::name(self.pool, template, index);
+    /// Deletes the claims that were just made for a Pod that was refused, or each try would leave some behind.
+    async fn take_back(&self, made: &[PersistentVolumeClaim]) {
+        for claim in made {
+            let name = claim.name_any();
+            let uid = claim.uid().unwrap_or_default();
             // One that is left is deleted by the next plan, as nobody has it.
-            if let Err(failure) = within(self.claims.delete(&name, &DeleteParams::default())).await
-            {
-                tracing::debug!(claim = name, error = %failure, "Failed to take a claim back");
+            if let End::Failed(finding) = self.delete_claim(&name, &uid).await {
+                tracing::debug!(
+                    claim = name,
+                    error = finding.message,
+                    "Failed to take a claim back"
+                );
             }
         }
     }
@@ -326,17 +344,17 @@ impl Actor<'_> {
         manifest::pod::AgentPod::read(pod).is_some_and(|(_, pod)| pod.owner == self.identity.uid)
     }
 
-    /// Whether the claim is there for the agent to mount; `false`: it is not, and the agent may go without.
+    /// Sees to it that the claim is there for the agent to mount, or that the agent may go without.
     #[expect(
         clippy::result_large_err,
         reason = "one at a time, and an action's end is what its caller wants"
     )]
-    async fn ensure_claim(&self, template: &ClaimTemplate, index: u32) -> Result<bool, End> {
+    async fn ensure_claim(&self, template: &ClaimTemplate, index: u32) -> Result<Mount, End> {
         let name = manifest::claim::name(self.pool, template, index);
         let missing = |message: String| {
             let finding = Finding::new(Reason::ClaimMissing, format!("spec.pvcs: {message}"));
             if template.optional {
-                Ok(false)
+                Ok(Mount::Without)
             } else {
                 Err(End::Failed(finding))
             }
@@ -346,10 +364,10 @@ impl Actor<'_> {
             match within(self.claims.create(&post(), &claim)).await {
                 Ok(created) => {
                     self.context.claims.wrote(&created);
-                    return Ok(true);
+                    return Ok(Mount::Made(created));
                 }
                 Err(Failure::Api(status)) if status.is_already_exists() => {}
-                Err(Failure::Api(_)) if template.optional => return Ok(false),
+                Err(Failure::Api(_)) if template.optional => return Ok(Mount::Without),
                 Err(failure) => {
                     let message =
                         format!("spec.pvcs: the API server refused the claim {name}: {failure}");
@@ -368,7 +386,7 @@ impl Actor<'_> {
                     "a claim {name} exists that was not made for this RunnerPool; rename or relabel it"
                 ))
             }
-            Ok(Some(_)) => Ok(true),
+            Ok(Some(_)) => Ok(Mount::There),
             Ok(None) if template.create_pvc => {
                 Err(End::PutOff("a claim of that name is just going"))
             }
@@ -698,6 +716,16 @@ fn gone(result: Result<(), Failure>, what: &str) -> End {
 enum Failure {
     Api(Box<kube::core::Status>),
     Other(String),
+}
+
+impl Failure {
+    /// Whether the call surely changed nothing. The API server may have carried out what it answers with a 5xx.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Api(status) => (400..500).contains(&status.code),
+            Self::Other(_) => false,
+        }
+    }
 }
 
 impl std::fmt::Display for Failure {

@@ -12,7 +12,7 @@ use control_plane::{ControlPlane, User};
 use futures::StreamExt as _;
 use hollow_node::{HollowNode, SimulatedAgents};
 use k8s_openapi::{
-    api::core::v1::{PersistentVolumeClaim, Pod, Secret},
+    api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Secret},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -225,6 +225,19 @@ impl Bed {
         wanted: impl Fn(&[PersistentVolumeClaim]) -> bool,
     ) -> Vec<PersistentVolumeClaim> {
         objects_when(self.api(), what, wanted).await
+    }
+
+    /// Limits what the namespace may hold, by a quota of the name `few` that is in force when this returns.
+    pub(crate) async fn quota(&self, hard: Value) {
+        let quota = json!({ "metadata": { "name": "few" }, "spec": { "hard": hard } });
+        let quota: ResourceQuota = serde_json::from_value(quota).unwrap();
+        let quotas: Api<ResourceQuota> = self.api();
+        quotas.create(&PostParams::default(), &quota).await.unwrap();
+        objects_when(quotas, "the quota is in force", |quotas| {
+            let status = quotas.first().and_then(|quota| quota.status.as_ref());
+            status.is_some_and(|status| status.hard.is_some())
+        })
+        .await;
     }
 
     pub(crate) async fn pods(&self) -> Vec<Pod> {

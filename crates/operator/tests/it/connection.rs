@@ -11,7 +11,7 @@ use control_plane::User;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
 
@@ -525,19 +525,7 @@ async fn an_agent_pool_is_found_without_regard_to_case_even_where_the_service_ha
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_makes_jobs_wait_and_the_api_server_is_not_pestered() {
     let bed = Bed::start().await;
-    let quota: ResourceQuota = serde_json::from_value(json!({
-        "metadata": { "name": "few" }, "spec": { "hard": { "pods": "1" } },
-    }))
-    .unwrap();
-    let quotas: Api<ResourceQuota> = bed.api();
-    quotas.create(&PostParams::default(), &quota).await.unwrap();
-    crate::bed::objects_when(quotas, "the quota is in force", |quotas| {
-        quotas[0]
-            .status
-            .as_ref()
-            .is_some_and(|status| status.hard.is_some())
-    })
-    .await;
+    bed.quota(json!({ "pods": "1" })).await;
     bed.create("web", json!({ "maxAgents": 100 })).await;
     bed.ready("web").await;
     let refusals = || {

@@ -164,6 +164,45 @@ async fn an_agent_starts_without_an_optional_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_refused_agent_only_the_claims_that_were_made_for_it_go() {
+    let bed = Bed::start().await;
+    bed.quota(json!({ "pods": "0" })).await;
+    // Made when its entry still had deleteWithAgent: false.
+    let kept: PersistentVolumeClaim = serde_json::from_value(json!({
+        "metadata": {
+            "name": "web-agent-0-cache",
+            "labels": {
+                "app": "azdo-runner", "runner-pool": "web", "managed-by": "azdo-runner-operator",
+                "agent-index": "0", "pvc-name": "cache",
+            },
+            "annotations": { api::names::ANNOTATION_DELETE_WITH_AGENT: "false" },
+        },
+        "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } },
+    }))
+    .unwrap();
+    let kept = bed
+        .api()
+        .create(&PostParams::default(), &kept)
+        .await
+        .unwrap();
+    let pvcs = json!([
+        { "name": "cache", "mountPath": "/cache", "storage": "1Gi", "deleteWithAgent": true },
+        { "name": "scratch", "mountPath": "/scratch", "storage": "1Gi", "deleteWithAgent": true },
+    ]);
+    bed.create("web", json!({ "pvcs": pvcs, "minAgents": 1 }))
+        .await;
+    bed.condition_when("web", "Degraded", "True", "PodRefused")
+        .await;
+    let is_kept = |claim: &PersistentVolumeClaim| {
+        claim.uid() == kept.uid() && claim.metadata.deletion_timestamp.is_none()
+    };
+    bed.claims_when("only the one that was there is left", |claims| {
+        claims.len() == 1 && is_kept(&claims[0])
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_strangers_claim_is_not_taken() {
     let bed = Bed::start().await;
     let claim: PersistentVolumeClaim = serde_json::from_value(json!({
