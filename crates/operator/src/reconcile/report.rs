@@ -551,8 +551,8 @@ async fn write(
     current: &RunnerPoolStatus,
     status: RunnerPoolStatus,
 ) -> Result<Option<Duration>, Error> {
-    let wanted = timeless(&status);
-    if timeless(current) == wanted {
+    let (found, wanted) = (timeless(current), timeless(&status));
+    if found == wanted {
         return Ok(None);
     }
     let since = {
@@ -564,7 +564,7 @@ async fn write(
         }
         told.written.map(|written| written.elapsed())
     };
-    let conditions_moved = verdicts(current) != verdicts(&status);
+    let conditions_moved = verdicts(&found) != verdicts(&wanted);
     if let Some(rest) = since
         .and_then(|since| SHORTEST_PAUSE.checked_sub(since))
         .filter(|_| !conditions_moved)
@@ -609,11 +609,17 @@ fn manager() -> PatchParams {
     }
 }
 
-/// Status and reason of our conditions: what cannot wait to be told.
-fn verdicts(status: &RunnerPoolStatus) -> Vec<(String, String, String)> {
-    let conditions = timeless(status).conditions.into_iter();
+/// Status and reason of the conditions of a timeless status: what cannot wait to be told.
+fn verdicts(timeless: &RunnerPoolStatus) -> Vec<(&str, &str, &str)> {
+    let conditions = timeless.conditions.iter();
     conditions
-        .map(|condition| (condition.type_, condition.status, condition.reason))
+        .map(|condition| {
+            (
+                condition.type_.as_str(),
+                condition.status.as_str(),
+                condition.reason.as_str(),
+            )
+        })
         .collect()
 }
 
