@@ -325,6 +325,23 @@ impl Bed {
             .unwrap()
     }
 
+    /// So many agents are online, no more and no fewer.
+    pub(crate) async fn online(&self, count: usize) -> Vec<AgentView> {
+        let what = format!("{count} agents are online");
+        self.agents_when(&what, |agents| {
+            agents.iter().filter(|agent| agent.online).count() == count
+        })
+        .await
+    }
+
+    /// Queues one job and gives it as soon as it runs.
+    pub(crate) async fn run(&self, spec: JobSpec) -> JobView {
+        let id = self.queue(spec).await[0];
+        let is_it = |job: &&JobView| job.id == id && job.outcome == Outcome::Running;
+        let jobs = self.jobs_when("the job runs", |jobs| jobs.iter().any(|job| is_it(&job)));
+        jobs.await.into_iter().find(|job| is_it(&job)).unwrap()
+    }
+
     /// Every job ended well.
     pub(crate) async fn all_succeed(&self) -> Vec<JobView> {
         let ended = |jobs: &[JobView]| jobs.iter().all(|job| job.finished.is_some());

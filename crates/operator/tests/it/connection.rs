@@ -25,10 +25,7 @@ const SHORT: Duration = Duration::from_millis(200);
 async fn at_work(bed: &Bed) -> i64 {
     bed.create("web", json!({ "minAgents": 2, "maxAgents": 4 }))
         .await;
-    bed.agents_when("two warm agents", |agents| {
-        agents.iter().filter(|agent| agent.online).count() == 2
-    })
-    .await;
+    bed.online(2).await;
     let job = bed.queue(long_job()).await[0];
     bed.status_when("web", "one is busy, one idle", |status| {
         let count = |wanted: &str| {
@@ -374,10 +371,7 @@ async fn nothing_is_written_while_nothing_changes() {
         .await
         .unwrap();
     bed.start_operator().await;
-    bed.agents_when("two warm agents", |agents| {
-        agents.iter().filter(|agent| agent.online).count() == 2
-    })
-    .await;
+    bed.online(2).await;
     bed.status_when("web", "two idle agents", |status| {
         status
             .agents

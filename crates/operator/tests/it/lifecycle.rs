@@ -27,15 +27,9 @@ async fn a_changed_spec_replaces_idle_agents_first_and_busy_ones_after_their_job
     let bed = Bed::start().await;
     bed.create("web", json!({ "minAgents": 2, "maxAgents": 4 }))
         .await;
-    bed.agents_when("two warm agents", |agents| {
-        agents.iter().filter(|agent| agent.online).count() == 2
-    })
-    .await;
-    let job = bed.queue(long_job()).await[0];
-    let ran = bed
-        .jobs_when("one is busy", |jobs| jobs[0].outcome == Outcome::Running)
-        .await;
-    let busy = ran[0].agent.clone().unwrap();
+    bed.online(2).await;
+    let running = bed.run(long_job()).await;
+    let (job, busy) = (running.id, running.agent.unwrap());
     bed.change("web", json!({ "image": "agent:new" })).await;
     let pods = bed
         .pods_when("two new agents beside the busy one", |pods| {
@@ -64,15 +58,9 @@ async fn a_changed_spec_replaces_idle_agents_first_and_busy_ones_after_their_job
 async fn a_deletion_lets_busy_agents_finish_and_leaves_nothing() {
     let bed = Bed::start().await;
     bed.create("web", json!({ "minAgents": 2 })).await;
-    bed.agents_when("two warm agents", |agents| {
-        agents.iter().filter(|agent| agent.online).count() == 2
-    })
-    .await;
-    let job = bed.queue(long_job()).await[0];
-    let ran = bed
-        .jobs_when("one is busy", |jobs| jobs[0].outcome == Outcome::Running)
-        .await;
-    let busy = ran[0].agent.clone().unwrap();
+    bed.online(2).await;
+    let running = bed.run(long_job()).await;
+    let (job, busy) = (running.id, running.agent.unwrap());
     bed.delete("web").await;
     bed.pods_when("the idle agent goes", |pods| names(pods) == [busy.clone()])
         .await;
@@ -99,9 +87,7 @@ async fn a_forced_deletion_does_not_wait() {
         agents.iter().any(|agent| agent.online)
     })
     .await;
-    bed.queue(long_job()).await;
-    bed.jobs_when("it is busy", |jobs| jobs[0].outcome == Outcome::Running)
-        .await;
+    bed.run(long_job()).await;
     bed.control
         .add_fault(&Fault::new(FaultKind::DroppedConnection).on("Agents."))
         .await
@@ -185,9 +171,7 @@ async fn an_agent_whose_pod_is_being_deleted_gets_no_new_job_and_finishes_its_ow
         agents.iter().any(|agent| agent.online)
     })
     .await;
-    let job = bed.queue(jobs(1, Duration::from_secs(15))).await[0];
-    bed.jobs_when("it is busy", |jobs| jobs[0].outcome == Outcome::Running)
-        .await;
+    let job = bed.run(jobs(1, Duration::from_secs(15))).await.id;
     bed.api::<Pod>()
         .delete("web-agent-0", &DeleteParams::default())
         .await
@@ -288,9 +272,7 @@ async fn a_lost_job_is_reported_and_its_registration_goes() {
     bed.control.set_switches(&switches).await.unwrap();
     bed.create("web", json!({})).await;
     bed.ready("web").await;
-    bed.queue(long_job()).await;
-    bed.jobs_when("it runs", |jobs| jobs[0].outcome == Outcome::Running)
-        .await;
+    bed.run(long_job()).await;
     bed.status_when("web", "a busy agent", |status| {
         status.agents.iter().any(|agent| agent.status == "Busy")
     })

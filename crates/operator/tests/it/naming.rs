@@ -151,17 +151,9 @@ async fn two_runner_pools_on_one_agent_pool_do_not_disturb_each_other() {
         bed.create(name, json!({ "minAgents": 1, "maxAgents": 1 }))
             .await;
     }
-    bed.agents_when("one warm agent of each", |agents| {
-        agents.iter().filter(|agent| agent.online).count() == 2
-    })
-    .await;
-    let job = bed.queue(long_job()).await[0];
-    let ran = bed
-        .jobs_when("one of them is busy", |jobs| {
-            jobs[0].outcome == Outcome::Running
-        })
-        .await;
-    let busy = ran[0].agent.clone().unwrap();
+    bed.online(2).await;
+    let running = bed.run(long_job()).await;
+    let (job, busy) = (running.id, running.agent.unwrap());
     let (stays, goes) = if busy == "blue-agent-0" {
         ("blue", "green")
     } else {
@@ -199,9 +191,7 @@ async fn twenty_runner_pools_of_one_agent_pool_look_at_it_together() {
     for i in 0..20 {
         bed.ready(&format!("web-{i}")).await;
     }
-    bed.queue(long_job()).await;
-    bed.jobs_when("the job runs", |jobs| jobs[0].outcome == Outcome::Running)
-        .await;
+    bed.run(long_job()).await;
     let counts = || async { bed.control.requests(Some(ORGANIZATION)).await.unwrap() };
     let start = counts().await;
     let polls = |counts: &azure_devops_simulator::world::RequestCounts| {
@@ -266,9 +256,7 @@ async fn agents_of_the_former_operator_are_adopted() {
         agents.iter().any(|agent| agent.online)
     })
     .await;
-    let busy = bed.queue(long_job()).await[0];
-    bed.jobs_when("it is busy", |jobs| jobs[0].outcome == Outcome::Running)
-        .await;
+    let busy = bed.run(long_job()).await.id;
     bed.start_operator().await;
     // It is not of today's shape: it keeps its job, gets no other, and a successor takes its place beside it.
     bed.agents_when("it is disabled, and its successor is online", |agents| {

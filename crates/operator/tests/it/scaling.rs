@@ -74,9 +74,7 @@ async fn a_running_job_is_not_counted_as_queued() {
     let bed = Bed::start().await;
     bed.create("web", json!({})).await;
     bed.ready("web").await;
-    bed.queue(long_job()).await;
-    bed.jobs_when("the job runs", |jobs| jobs[0].outcome == Outcome::Running)
-        .await;
+    bed.run(long_job()).await;
     let status = bed.status_when("web", "a busy agent", |status| {
         status.agents.iter().any(|agent| agent.status == "Busy")
     });
@@ -108,10 +106,7 @@ async fn the_minimum_is_kept_and_its_agents_run_on() {
             "no --once"
         );
     }
-    bed.agents_when("both are online", |agents| {
-        agents.iter().filter(|agent| agent.online).count() == 2
-    })
-    .await;
+    bed.online(2).await;
     let before = names(&pods);
     // Two jobs need no further agents, and the agents that ran them stay.
     bed.queue(jobs(2, SHORT)).await;
