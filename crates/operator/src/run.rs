@@ -292,12 +292,12 @@ async fn follow(
             labelled("runner-pool"),
         );
         let (context_of_pods, context_of_claims) = (context.clone(), context.clone());
-        let (router_of_pods, router_of_claims) = (router.clone(), router.clone());
+        let router = router.clone();
         let (scope_of_pods, scope_of_claims) = (scope.clone(), scope.clone());
         let (pods_ready, claims_ready) = (CancellationToken::new(), CancellationToken::new());
         ready.extend([pods_ready.clone(), claims_ready.clone()]);
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
-            let changed = |pool| router_of_pods.changed(pool);
+            let changed = |pool| router.changed(pool);
             let done = || pods_ready.cancel();
             context_of_pods
                 .pods
@@ -310,7 +310,9 @@ async fn follow(
                 .await;
         }));
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
-            let changed = |pool| router_of_claims.changed(pool);
+            // No call for a pass: a claim comes and goes with what passes do, so one whose Pod is refused would call for
+            // the next try. What becomes of claims is seen to when a Pod changes, or with the next look.
+            let changed = |_| ();
             let done = || claims_ready.cancel();
             context_of_claims
                 .claims
