@@ -99,11 +99,19 @@ impl ControlPlane {
     /// # Errors
     /// When the API server's certificate cannot be used.
     pub fn client_as(&self, user: User) -> anyhow::Result<Client> {
+        Client::try_from(self.config_as(user)?).context("cannot make a client of the control plane")
+    }
+
+    /// What a client of the user is made from, for those that are made in another way.
+    ///
+    /// # Errors
+    /// When the API server's address cannot be used.
+    pub fn config_as(&self, user: User) -> anyhow::Result<Config> {
         install_tls();
         let mut config = Config::new(self.server.parse().context("not a URL")?);
         config.root_cert_file = Some(self.credentials.certificate());
         config.auth_info.token = Some(self.credentials.token(user).into());
-        Client::try_from(config).context("cannot make a client of the control plane")
+        Ok(config)
     }
 
     /// A kubeconfig file of user [`User::Admin`], for kubectl and other processes. Gone with the control plane.
