@@ -65,6 +65,12 @@ fn operator(arguments: &[&str]) -> Result<String> {
     for variable in [
         "WATCH_NAMESPACES",
         "HEALTH_ADDRESS",
+        "LEADER_ELECTION",
+        "LEASE_NAMESPACE",
+        "LEASE_NAME",
+        "LEASE_DURATION_SECONDS",
+        "LEASE_RENEW_DEADLINE_SECONDS",
+        "LEASE_RENEW_SECONDS",
         "LOG_FORMAT",
         "LOG_LEVEL",
     ] {

@@ -7,14 +7,17 @@ use std::{
 };
 
 use futures::TryStreamExt as _;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, header::CONTENT_TYPE, redirect};
+use reqwest::{
+    Method, Request, RequestBuilder, Response, StatusCode, header::CONTENT_TYPE, redirect,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
-    Error, NewAgent, RateLimit, TaskAgent, TaskAgentJobRequest, TaskAgentPool, pacing::Pacing,
+    Error, NewAgent, RateLimit, TaskAgent, TaskAgentJobRequest, TaskAgentPool, Withheld, WriteGate,
+    pacing::Pacing,
 };
 
 /// The service delays a throttled request by up to 30 s ("Rate and usage limits"); a shorter limit would give up on
@@ -30,22 +33,44 @@ const MOST_PAGES: usize = 1000;
 /// Wait after a 429 that does not say how long.
 const UNSTATED_WAIT: Duration = Duration::from_secs(30);
 
-/// The connections of a process, shared by all of its [`Client`]s.
-pub fn http_client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .user_agent(concat!("azdo-runner-operator/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(ANSWER_TIMEOUT)
-        // A redirect leads to a sign-in page; following it would turn a refusal into a page with status 200.
-        .redirect(redirect::Policy::none())
-        .http1_only()
-        .build()
+/// The connections of a process, shared by all of its [`Client`]s, and the gate that their writes pass.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    http: reqwest::Client,
+    gate: Arc<dyn WriteGate>,
+}
+
+impl Connections {
+    /// Connections whose writes pass this gate. None is made yet.
+    pub fn new(gate: impl WriteGate + 'static) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("azdo-runner-operator/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            // A redirect leads to a sign-in page; following it would turn a refusal into a page with status 200.
+            .redirect(redirect::Policy::none())
+            .http1_only()
+            .build()?;
+        let gate = Arc::new(gate);
+        Ok(Self { http, gate })
+    }
+
+    /// Sends a request; one that is no read only through the gate.
+    async fn send(&self, request: Request) -> Result<Result<Response, reqwest::Error>, Withheld> {
+        let reads = *request.method() == Method::GET;
+        let sending = self.http.execute(request);
+        if reads {
+            Ok(sending.await)
+        } else {
+            self.gate.carry_out(Box::pin(sending)).await
+        }
+    }
 }
 
 /// Client of one organization under one token. Clones share the pace that the service asks for.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    connections: Connections,
     organization: String,
     token: SecretString,
     pacing: Arc<Mutex<Pacing>>,
@@ -54,12 +79,12 @@ pub struct Client {
 impl Client {
     /// A client of the organization or collection at this URL (without trailing slash). Nothing is sent yet.
     pub fn new(
-        http: reqwest::Client,
+        connections: Connections,
         organization: impl Into<String>,
         token: SecretString,
     ) -> Self {
         Self {
-            http,
+            connections,
             organization: organization.into(),
             token,
             pacing: Arc::default(),
@@ -174,7 +199,8 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
+        self.connections
+            .http
             .request(
                 method,
                 format!("{}/_apis/distributedtask/pools{path}", self.organization),
@@ -233,10 +259,15 @@ impl Client {
                 retry_after,
             });
         }
-        let response = request.send().await.map_err(|source| Error::Transport {
+        let transport = |source: reqwest::Error| Error::Transport {
             operation,
             source: source.without_url(),
-        })?;
+        };
+        let request = request.build().map_err(transport)?;
+        let sent = self.connections.send(request).await;
+        let response = sent
+            .map_err(|Withheld(reason)| Error::Withheld { operation, reason })?
+            .map_err(transport)?;
         let status = response.status();
         let wait = self.pacing().note(response.headers(), Instant::now());
         if status == StatusCode::TOO_MANY_REQUESTS {

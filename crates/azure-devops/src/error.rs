@@ -72,6 +72,14 @@ pub enum Error {
         /// How long to wait.
         retry_after: Duration,
     },
+    /// A write that the gate of this process did not let through.
+    #[error("{operation}: {reason}")]
+    Withheld {
+        /// The call.
+        operation: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// A sign-in page, a redirect to one, 401 or 403.
     #[error("{operation}: {detail}")]
     Unauthorized {
@@ -98,9 +106,10 @@ impl Error {
     /// What to do next. Microsoft's exception names count before the status, which differs between versions.
     pub fn class(&self) -> Class {
         match self {
-            Self::Transport { .. } | Self::Unreadable { .. } | Self::Incomplete { .. } => {
-                Class::Transient
-            }
+            Self::Transport { .. }
+            | Self::Unreadable { .. }
+            | Self::Incomplete { .. }
+            | Self::Withheld { .. } => Class::Transient,
             Self::Throttled { .. } => Class::Throttled,
             Self::Unauthorized { .. } => Class::Unauthorized,
             Self::Status { type_key, .. } if type_key.ends_with("NotFoundException") => {

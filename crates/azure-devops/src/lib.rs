@@ -6,11 +6,13 @@
 
 mod client;
 mod error;
+mod gate;
 mod pacing;
 mod types;
 
-pub use client::{Client, http_client};
+pub use client::{Client, Connections};
 pub use error::{Class, Error};
+pub use gate::{Sending, Sent, Withheld, WriteGate};
 pub use pacing::RateLimit;
 pub use types::{
     NewAgent, TaskAgent, TaskAgentJobRequest, TaskAgentPool, TaskAgentReference, TaskAgentStatus,

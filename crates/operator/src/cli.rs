@@ -2,7 +2,9 @@
 
 use std::{io::Write as _, net::SocketAddr, str::FromStr};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::lease::{self, Election, Times};
 
 /// Runs self-hosted Azure Pipelines agents as Pods.
 #[derive(Clone, Debug, Parser)]
@@ -33,6 +35,10 @@ pub struct RunArgs {
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     pub health_address: SocketAddr,
 
+    /// Who acts, where several replicas run.
+    #[command(flatten)]
+    pub election: ElectionArgs,
+
     /// How log lines are written.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -40,6 +46,80 @@ pub struct RunArgs {
     /// What is logged, as directives like `info` or `info,operator=debug`.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: LogLevel,
+}
+
+/// Flags of the election of a leader.
+#[derive(Clone, Debug, Args)]
+pub struct ElectionArgs {
+    /// Act only while holding a Lease, so that several replicas can run and one takes over from another. With `false` it
+    /// acts at once, and there must never be a second one.
+    #[arg(long, env = "LEADER_ELECTION", action = ArgAction::Set, default_value_t = true)]
+    pub leader_election: bool,
+
+    /// Namespace of the Lease; absent: that of the Pod (`POD_NAMESPACE`, or its service account's), or
+    /// of the kubeconfig's context.
+    #[arg(long, env = "LEASE_NAMESPACE")]
+    pub lease_namespace: Option<Namespace>,
+
+    /// Name of the Lease. Replicas with the same one take turns; it must differ between operators that watch different
+    /// namespaces.
+    #[arg(long, env = "LEASE_NAME", default_value = api::names::OPERATOR)]
+    pub lease_name: LeaseName,
+
+    /// Seconds after which the others take the place of a leader that does not renew the Lease: how long nobody acts
+    /// after a crash. A leader that stops in order releases the Lease, and nobody waits.
+    ///
+    /// Short, as a change of hands costs little: nothing is kept in memory that is not read again. Raise it, with the
+    /// deadline, where the API server is often silent for longer.
+    #[arg(long, env = "LEASE_DURATION_SECONDS", value_name = "SECONDS", default_value_t = 4,
+        value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub lease_duration_seconds: u16,
+
+    /// Seconds after which a leader that could not renew the Lease stops, counted from before its last renewal; less than
+    /// the duration, so that it has stopped before another starts.
+    ///
+    /// Three by default, for two more attempts after one that failed.
+    #[arg(long, env = "LEASE_RENEW_DEADLINE_SECONDS", value_name = "SECONDS", default_value_t = 3,
+        value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub lease_renew_deadline_seconds: u16,
+
+    /// Seconds between two renewals of the Lease; less than the deadline. Each is one small write.
+    #[arg(long, env = "LEASE_RENEW_SECONDS", value_name = "SECONDS", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub lease_renew_seconds: u16,
+}
+
+impl ElectionArgs {
+    /// The election to take part in, if any; `namespace`: that of the cluster's credentials.
+    pub fn resolve(self, namespace: &str) -> anyhow::Result<Option<Election>> {
+        let Self {
+            leader_election,
+            lease_namespace,
+            lease_name,
+            lease_duration_seconds,
+            lease_renew_deadline_seconds,
+            lease_renew_seconds,
+        } = self;
+        let times = Times::new(
+            lease_duration_seconds,
+            lease_renew_deadline_seconds,
+            lease_renew_seconds,
+        );
+        let times = times.map_err(|reason| {
+            anyhow::anyhow!(
+                "--lease-duration-seconds, --lease-renew-deadline-seconds, --lease-renew-seconds: {reason}"
+            )
+        })?;
+        let pod = std::env::var("POD_NAMESPACE").ok();
+        let pod = pod.filter(|namespace| !namespace.is_empty());
+        let named = lease_namespace.map(|namespace| namespace.0).or(pod);
+        Ok(leader_election.then(|| Election {
+            namespace: named.unwrap_or_else(|| namespace.to_owned()),
+            name: lease_name.0,
+            identity: lease::identity(),
+            times,
+        }))
+    }
 }
 
 /// How log lines are written.
@@ -66,16 +146,35 @@ impl FromStr for Namespace {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        let label = !text.is_empty()
-            && text.len() <= 63
-            && text.chars().all(inner)
-            && !text.starts_with('-')
-            && !text.ends_with('-');
-        if label {
+        if text.len() <= 63 && is_label(text) {
             Ok(Self(text.to_owned()))
         } else {
             Err("a namespace is a DNS label: lower-case letters, digits and dashes, at most 63; separate several by commas".into())
+        }
+    }
+}
+
+/// Lower-case letters, digits and dashes; these not at the ends.
+fn is_label(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !text.is_empty() && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// Name of a Lease: a DNS subdomain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseName(String);
+
+impl FromStr for LeaseName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() <= 253 && text.split('.').all(is_label) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(
+                "a Lease has a DNS name: lower-case letters, digits, dashes and dots, at most 253"
+                    .into(),
+            )
         }
     }
 }
@@ -138,11 +237,45 @@ mod tests {
             ["--namespaces", "a,,b"],
             ["--log-level", "a=b=c"],
             ["--health-address", "8081"],
+            ["--leader-election", "perhaps"],
+            ["--lease-namespace", "a.b"],
+            ["--lease-name", "a..b"],
+            ["--lease-duration-seconds", "0"],
+            ["--lease-renew-deadline-seconds", "-1"],
+            ["--lease-renew-seconds", "0.5"],
         ] {
             let error =
                 Cli::try_parse_from(["azdo-runner-operator", "run"].into_iter().chain(args))
                     .expect_err(args[1]);
             assert!(error.to_string().contains(args[0]), "{error}");
         }
+    }
+
+    #[test]
+    fn times_of_the_lease_must_go_together() {
+        let resolve = |deadline: &str| {
+            let args = [
+                "azdo-runner-operator",
+                "run",
+                "--lease-renew-deadline-seconds",
+                deadline,
+            ];
+            let Command::Run(args) = Cli::try_parse_from(args)
+                .expect("each by itself is valid")
+                .command
+            else {
+                unreachable!("it is `run`");
+            };
+            args.election.resolve("here")
+        };
+        let election = resolve("2")
+            .expect("they go together")
+            .expect("on by default");
+        assert_eq!(election.name, "azdo-runner-operator");
+        let error = resolve("4").expect_err("as long as the duration");
+        assert!(
+            error.to_string().contains("--lease-duration-seconds"),
+            "{error}"
+        );
     }
 }

@@ -4,8 +4,10 @@
 //! from the cluster and from Azure DevOps.
 
 pub mod cli;
+mod client;
 mod events;
 mod http;
+pub mod lease;
 mod manifest;
 mod mirror;
 mod reader;

@@ -15,6 +15,10 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             operator::telemetry::report_fatal(&error);
+            if error.is::<operator::lease::Lost>() {
+                // At once: nothing of this process may go on, not even for as long as an answer takes to be read.
+                std::process::exit(operator::lease::EXIT_CODE);
+            }
             ExitCode::FAILURE
         }
     }

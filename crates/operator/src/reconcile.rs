@@ -33,8 +33,10 @@ const DEADLINE: Duration = Duration::from_secs(180);
 
 /// What all passes share.
 pub(crate) struct Context {
+    /// Its writes pass the gate of the lease.
     pub(crate) client: kube::Client,
-    pub(crate) http: reqwest::Client,
+    /// Those to Azure DevOps; their writes do, too.
+    pub(crate) connections: azure_devops::Connections,
     /// Uid of the namespace `kube-system`, which names the cluster.
     pub(crate) cluster: String,
     pub(crate) pods: Mirror<AgentPod>,

@@ -2,30 +2,38 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::Context as _;
-use futures::{StreamExt as _, channel::mpsc, stream};
+use futures::{
+    StreamExt as _,
+    channel::mpsc,
+    stream::{self, BoxStream},
+};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use kube::{
-    Api, Client, ResourceExt as _,
-    client::{ClientBuilder, retry::RetryPolicy},
+    Api, Client, Config, ResourceExt as _,
     runtime::{
         Controller, WatchStreamExt as _, controller,
-        reflector::{ObjectRef, Store},
+        reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
-use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{buffer::BufferLayer, retry::RetryLayer};
+use tokio::{net::TcpListener, time};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use crate::{
     cli::RunArgs,
+    client,
     events::Events,
     http::{self, Readiness},
+    lease::{Candidate, Election, Gate, Holder, Lost},
     mirror::{Mirror, PoolKey},
     reader::Reader,
     reconcile::{self, Guarded},
@@ -40,14 +48,18 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Longest wait for the last Events to be written when the operator stops.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
-/// Requests to the API server that may wait for a connection: as many as kube's own client takes.
-const REQUEST_QUEUE: usize = 1024;
+/// For a leader that is to hand over: how long running passes may go on, then the Events that wait, then the writes that
+/// are under way. Together less than a second, as nobody acts meanwhile.
+const LAST_PASSES: Duration = Duration::from_millis(400);
+const LAST_EVENTS_OF_A_LEADER: Duration = Duration::from_millis(200);
+const LAST_WRITES: Duration = Duration::from_millis(300);
 
 /// Runs the operator until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let RunArgs {
         namespaces,
         health_address,
+        election,
         log_format,
         log_level,
     } = args;
@@ -57,43 +69,49 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(health_address)
         .await
         .with_context(|| format!("--health-address: failed to listen on {health_address}"))?;
-    let client = client().await?;
+    install_tls();
+    let config = Config::infer().await.context(
+        "failed to find a cluster; set KUBECONFIG, or run in a Pod with a service account",
+    )?;
+    let election = election.resolve(&config.default_namespace)?;
     // A set: a namespace that is named twice is watched once.
     let namespaces: BTreeSet<String> = namespaces
         .iter()
         .map(|namespace| namespace.as_str().to_owned())
         .collect();
     let namespaces = namespaces.into_iter().collect();
-    operate(
-        Operator {
-            client,
-            namespaces,
-            listener,
-        },
-        stop,
-    )
-    .await
+    let operator = Operator {
+        config,
+        namespaces,
+        listener,
+        election,
+    };
+    operate(operator, stop).await
 }
 
 /// What [`operate`] needs.
 pub struct Operator {
-    /// Client of the cluster.
-    pub client: Client,
+    /// How to reach the cluster.
+    pub config: Config,
     /// Namespaces to watch; none: all.
     pub namespaces: Vec<String>,
     /// Where `/healthz` and `/readyz` are served.
     pub listener: TcpListener,
+    /// The election that it takes part in; `None`: it is the only one, and acts at once.
+    pub election: Option<Election>,
 }
 
-/// Operates until `stop` is cancelled, then lets running passes finish.
+/// Operates until `stop` is cancelled, then hands over; with an election, only while it is won. Fails with [`Lost`] when
+/// the lease was lost: then the process is to end, as whatever it still holds may be out of date.
 pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Result<()> {
     let Operator {
-        client,
+        config,
         namespaces,
         listener,
+        election,
     } = operator;
-    // A second provider would be an error; the first one to be installed serves all.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    install_tls();
+    let (client, gate, candidate) = take_part(config, election)?;
     let scopes: Vec<Option<String>> = if namespaces.is_empty() {
         vec![None]
     } else {
@@ -112,12 +130,10 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         triggers,
         changed: Mutex::default(),
     });
-    let controllers: Vec<_> = scopes
+    let (stores, mut watches): (Vec<_>, Vec<_>) = scopes
         .iter()
-        .map(|scope| Controller::new(api(&client, scope.as_deref()), watcher::Config::default()))
-        .collect();
-    let stores: Vec<Store<Guarded>> = controllers.iter().map(Controller::store).collect();
-    let (ready, ready_stores) = (readiness.clone(), stores.clone());
+        .map(|scope| runner_pools(&client, scope.as_deref()))
+        .unzip();
 
     // Events that wait when the operator stops are still written: their writers stop last.
     let written = CancellationToken::new();
@@ -125,13 +141,14 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     let subscriptions = Arc::new(Subscriptions::default());
     let context = Arc::new(reconcile::Context {
         cluster: cluster_id(&client, &stop).await?,
-        http: azure_devops::http_client().context("failed to set up HTTP")?,
+        connections: azure_devops::Connections::new(gate.clone())
+            .context("failed to set up HTTP")?,
         pods: Mirror::default(),
         claims: Mirror::default(),
         start_reader: start_readers(
             subscriptions.clone(),
             router.clone(),
-            stores,
+            stores.clone(),
             stop.clone(),
             tasks.clone(),
         ),
@@ -148,29 +165,200 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         () = stop.cancelled() => {}
     }
     tracing::info!(namespaces = ?scopes.iter().flatten().collect::<Vec<_>>(), "Started");
-    tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
-        let known = ready_stores.iter().map(Store::wait_until_ready);
-        if futures::future::try_join_all(known).await.is_ok() {
-            ready.set(true);
+    tasks.spawn(stop.clone().run_until_cancelled_owned({
+        let (readiness, stores) = (readiness.clone(), stores.clone());
+        async move {
+            let known = stores.iter().map(Store::wait_until_ready);
+            if futures::future::try_join_all(known).await.is_ok() {
+                readiness.set(true);
+            }
         }
     }));
 
-    reconcile_all(controllers, queues, context, &readiness, &stop).await;
-
-    readiness.set(false);
+    // Whoever waits keeps its copies of the cluster up to date meanwhile, so that it can act at once.
+    let holder = match candidate {
+        Some(candidate) => tokio::select! {
+            holder = candidate.win() => Some(holder),
+            never = stand_by(&mut watches) => match never {},
+            () = stop.cancelled() => {
+                end(&readiness, &tasks).await;
+                return Ok(());
+            }
+        },
+        None => None,
+    };
+    let leadership = Leadership::keep(holder);
+    let controllers = stores
+        .iter()
+        .zip(watches)
+        .map(|(store, watch)| Controller::for_stream(watch, store.clone()))
+        .collect();
+    tasks.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(reconcile_known(stores, router)),
+    );
+    let passes = reconcile_all(controllers, queues, context, &readiness, &stop);
+    let last_events = async {
+        written.cancel();
+        writers.close();
+        writers.wait().await;
+    };
+    let outcome = act(leadership, passes, last_events, &gate, &stop).await;
     stop.cancel();
+    outcome?;
+    end(&readiness, &tasks).await;
+    Ok(())
+}
+
+/// Waits for the tasks that stop by themselves.
+async fn end(readiness: &Readiness, tasks: &TaskTracker) {
+    readiness.set(false);
     tasks.close();
     tasks.wait().await;
-    written.cancel();
-    writers.close();
-    if tokio::time::timeout(LAST_EVENTS, writers.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!("Gave up on Events that still wait to be written");
-    }
     tracing::info!("Stopped");
-    Ok(())
+}
+
+/// The client for everything, the gate that its writes pass, and the part in the election.
+fn take_part(
+    mut config: Config,
+    election: Option<Election>,
+) -> anyhow::Result<(Client, Gate, Option<Candidate>)> {
+    let Some(election) = election else {
+        let gate = Gate::open();
+        return Ok((client::gated(config, &gate)?, gate, None));
+    };
+    client::name(&mut config, &election.identity);
+    let gate = Gate::closed();
+    let client = client::gated(config.clone(), &gate)?;
+    let candidate = Candidate::new(client::ungated(config)?, election, gate.clone());
+    Ok((client, gate, Some(candidate)))
+}
+
+/// Runs the passes until they end after a stop, or the lease is lost. A leader hands over then.
+async fn act(
+    mut leadership: Leadership,
+    passes: impl Future<Output = ()>,
+    last_events: impl Future<Output = ()>,
+    gate: &Gate,
+    stop: &CancellationToken,
+) -> Result<(), Lost> {
+    let hand_over = leadership.task.is_some();
+    let work = async {
+        let patience = if hand_over {
+            finish(passes, gate, stop).await;
+            LAST_EVENTS_OF_A_LEADER
+        } else {
+            passes.await;
+            LAST_EVENTS
+        };
+        stop.cancel();
+        if time::timeout(patience, last_events).await.is_err() {
+            tracing::warn!("Gave up on Events that still wait to be written");
+        }
+        gate.shut();
+        if time::timeout(LAST_WRITES, gate.quiet()).await.is_err() {
+            tracing::warn!("Gave up on writes that have no answer yet");
+        }
+    };
+    tokio::select! {
+        () = work => leadership.release().await,
+        lost = leadership.lost() => Err(lost),
+    }
+}
+
+/// A lease that is held, or not needed.
+struct Leadership {
+    release: CancellationToken,
+    /// Renews it, apart from the passes, so that none of them delays it.
+    task: Option<AbortOnDropHandle<Result<(), Lost>>>,
+}
+
+impl Leadership {
+    fn keep(holder: Option<Holder>) -> Self {
+        let release = CancellationToken::new();
+        let task =
+            holder.map(|holder| AbortOnDropHandle::new(tokio::spawn(holder.hold(release.clone()))));
+        Self { release, task }
+    }
+
+    /// Ends when the lease is lost.
+    async fn lost(&mut self) -> Lost {
+        match &mut self.task {
+            Some(task) => match task.await {
+                Ok(Err(lost)) => lost,
+                Ok(Ok(())) => Lost("it was released too early".into()),
+                Err(ended) => Lost(format!("the task that renews it has ended ({ended})")),
+            },
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn release(&mut self) -> Result<(), Lost> {
+        self.release.cancel();
+        match &mut self.task {
+            Some(task) => task
+                .await
+                .unwrap_or_else(|ended| Err(Lost(format!("its task has ended ({ended})")))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Watches RunnerPools into a store.
+fn runner_pools(client: &Client, namespace: Option<&str>) -> (Store<Guarded>, RunnerPools) {
+    let (store, writer) = reflector::store();
+    let watch = watcher(api(client, namespace), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .boxed();
+    (store, watch)
+}
+
+/// A watch that feeds a store as it is read.
+type RunnerPools = BoxStream<'static, watcher::Result<Guarded>>;
+
+/// Reads the watches, for ever, without a pass.
+async fn stand_by(watches: &mut [RunnerPools]) -> Infallible {
+    stream::select_all(watches.iter_mut())
+        .for_each(|change| async {
+            if let Err(error) = change {
+                warn_of_watch(&error);
+            }
+        })
+        .await;
+    std::future::pending().await
+}
+
+/// Calls for a pass over each RunnerPool that was read before there were passes.
+async fn reconcile_known(stores: Vec<Store<Guarded>>, router: Arc<Router>) {
+    for store in stores {
+        if store.wait_until_ready().await.is_ok() {
+            for known in store.state() {
+                router.reconcile(&PoolKey {
+                    namespace: known.namespace().unwrap_or_default(),
+                    name: known.name_any(),
+                });
+            }
+        }
+    }
+}
+
+/// Ends with the passes; after a stop it waits for them as long as a handover may take, and lets none begin a write then.
+async fn finish(passes: impl Future<Output = ()>, gate: &Gate, stop: &CancellationToken) {
+    let mut passes = std::pin::pin!(passes);
+    let late = async {
+        stop.cancelled().await;
+        time::sleep(LAST_PASSES).await;
+    };
+    tokio::select! {
+        () = &mut passes => return,
+        () = late => {}
+    }
+    gate.shut();
+    // What is under way goes on by itself; a pass that waits for it takes note of the answer.
+    let _ = time::timeout(LAST_WRITES, futures::future::join(passes, gate.quiet())).await;
+    tracing::warn!("Broke passes off to hand over");
 }
 
 /// Makes passes until `stop` is cancelled and the last one is over.
@@ -202,20 +390,23 @@ async fn reconcile_all(
             std::future::pending::<()>().await;
         }
     };
-    let running = stream::select_all(controllers)
-        .for_each(|outcome| async move {
-            // A failed pass is logged by its error policy; an object that went before its pass is none.
-            if let Err(controller::Error::QueueError(error)) = outcome {
-                tracing::warn!(
-                    error = telemetry::chain(&error),
-                    "Failed to watch RunnerPools; if they are not known, apply `azdo-runner-operator crd`"
-                );
-            }
-        });
+    let running = stream::select_all(controllers).for_each(|outcome| async move {
+        // A failed pass is logged by its error policy; an object that went before its pass is none.
+        if let Err(controller::Error::QueueError(error)) = outcome {
+            warn_of_watch(&error);
+        }
+    });
     tokio::select! {
         () = running => {}
         () = stopped_early => {}
     }
+}
+
+fn warn_of_watch(error: &dyn std::error::Error) {
+    tracing::warn!(
+        error = telemetry::chain(error),
+        "Failed to watch RunnerPools; if they are not known, apply `azdo-runner-operator crd`"
+    );
 }
 
 /// Brings a change to the controller that watches its namespace.
@@ -378,21 +569,9 @@ async fn cluster_id(client: &Client, stop: &CancellationToken) -> anyhow::Result
     }
 }
 
-/// A client that repeats a refused request a few times only: a pass has better things to do than to wait, and the next
-/// one repeats what is still wanted.
-async fn client() -> anyhow::Result<Client> {
+/// A second provider would be an error; the first one to be installed serves all.
+fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut config = kube::Config::infer().await.context(
-        "failed to find a cluster; set KUBECONFIG, or run in a Pod with a service account",
-    )?;
-    config.default_retry = false;
-    let client =
-        ClientBuilder::try_from(config).context("failed to set up the Kubernetes client")?;
-    let retry = RetryLayer::new(RetryPolicy::default());
-    Ok(client
-        .with_layer(&BufferLayer::new(REQUEST_QUEUE))
-        .with_layer(&retry)
-        .build())
 }
 
 async fn serve(listener: TcpListener, readiness: Readiness, stop: CancellationToken) {

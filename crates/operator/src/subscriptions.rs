@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use azure_devops::Client;
+use azure_devops::{Client, Connections};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{mirror::PoolKey, reader::Reader};
@@ -67,7 +67,7 @@ impl Subscriptions {
         &self,
         pool: &PoolKey,
         wanted: Wanted<'_>,
-        http: &reqwest::Client,
+        connections: &Connections,
     ) -> (Subscription, Option<Arc<Reader>>) {
         let mut state = self.state();
         let mut created = None;
@@ -78,7 +78,11 @@ impl Subscriptions {
         let known = readers.iter().find(same).map(|(_, reader)| reader.clone());
         let reader = known.unwrap_or_else(|| {
             let client = client.unwrap_or_else(|| {
-                Client::new(http.clone(), wanted.organization, wanted.token.clone())
+                Client::new(
+                    connections.clone(),
+                    wanted.organization,
+                    wanted.token.clone(),
+                )
             });
             let reader = Arc::new(Reader::new(client, wanted.pool_name.to_owned()));
             readers.push((wanted.token.clone(), reader.clone()));

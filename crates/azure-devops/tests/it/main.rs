@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use azure_devops::{Class, Client, Error, NewAgent, TaskAgentStatus, http_client};
+use azure_devops::{
+    Class, Client, Connections, Error, NewAgent, Sending, Sent, TaskAgentStatus, Withheld,
+    WriteGate,
+};
 use azure_devops_simulator::{
     Control, Simulator,
     world::{
@@ -11,10 +14,30 @@ use azure_devops_simulator::{
         Switches,
     },
 };
+use futures::future::BoxFuture;
 use secrecy::SecretString;
 
 const ORGANIZATION: &str = "acme";
 const POOL: &str = "Linux Pool";
+
+/// Lets everything through, or nothing.
+#[derive(Debug)]
+struct Gate {
+    open: bool,
+}
+
+impl WriteGate for Gate {
+    fn carry_out(&self, write: Sending) -> BoxFuture<'static, Result<Sent, Withheld>> {
+        let open = self.open;
+        Box::pin(async move {
+            if open {
+                Ok(write.await)
+            } else {
+                Err(Withheld("closed".into()))
+            }
+        })
+    }
+}
 
 struct Bed {
     simulator: Simulator,
@@ -44,12 +67,13 @@ async fn bed() -> Bed {
 }
 
 fn client(simulator: &Simulator, token: &str) -> Client {
+    client_behind(Gate { open: true }, simulator, token)
+}
+
+fn client_behind(gate: Gate, simulator: &Simulator, token: &str) -> Client {
     let organization = format!("{}{ORGANIZATION}", simulator.url());
-    Client::new(
-        http_client().unwrap(),
-        organization,
-        SecretString::from(token),
-    )
+    let connections = Connections::new(gate).unwrap();
+    Client::new(connections, organization, SecretString::from(token))
 }
 
 fn new_agent(name: &str) -> NewAgent {
@@ -60,6 +84,35 @@ fn new_agent(name: &str) -> NewAgent {
         system_capabilities: BTreeMap::from([("java".into(), "17".into())]),
         user_capabilities: BTreeMap::from([("mark".into(), "ours".into())]),
     }
+}
+
+#[tokio::test]
+async fn a_closed_gate_lets_reads_through_and_no_write() {
+    let Bed {
+        client,
+        control,
+        pool,
+        simulator,
+    } = bed().await;
+    let agent = client.add_agent(pool, &new_agent("a")).await.unwrap();
+    let token = control
+        .create_pat(ORGANIZATION, &PatSpec::default())
+        .await
+        .unwrap();
+    let gated = client_behind(Gate { open: false }, &simulator, &token);
+    assert_eq!(gated.get_agents(pool).await.unwrap().len(), 1);
+    control.reset_requests().await.unwrap();
+    let refused = [
+        gated.add_agent(pool, &new_agent("b")).await.map(drop),
+        gated.update_agent(pool, agent.id, "a", false).await,
+        gated.delete_agent(pool, agent.id).await,
+    ];
+    for outcome in refused {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, Error::Withheld { .. }), "{error:?}");
+        assert_eq!(error.class(), Class::Transient);
+    }
+    assert_eq!(control.requests(None).await.unwrap().total, 0);
 }
 
 #[tokio::test]

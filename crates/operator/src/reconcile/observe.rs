@@ -140,9 +140,10 @@ async fn subscribe(
         generation: pool.meta().generation,
         interval: resolved.interval,
     };
-    let (subscription, new) = context
-        .subscriptions
-        .subscribe(&identity.key, wanted, &context.http);
+    let (subscription, new) =
+        context
+            .subscriptions
+            .subscribe(&identity.key, wanted, &context.connections);
     if let Some(reader) = new {
         (context.start_reader)(Arc::clone(&reader));
     }

@@ -24,7 +24,10 @@ use kube::{
         watcher::{self, watcher},
     },
 };
-use operator::run::{Operator, operate};
+use operator::{
+    lease::{self, Election, Times},
+    run::{Operator, operate},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::OnceCell, task::JoinHandle};
@@ -72,6 +75,17 @@ pub(crate) async fn control_plane() -> &'static ControlPlane {
     control_plane
 }
 
+/// A part in the election of a namespace's leader, for one operator. The times are a multiple of the defaults, as a busy
+/// machine may keep a renewal from running for seconds.
+pub(crate) fn election(namespace: &str) -> Election {
+    Election {
+        namespace: namespace.to_owned(),
+        name: api::names::OPERATOR.to_owned(),
+        identity: lease::identity(),
+        times: Times::new(10, 8, 1).unwrap(),
+    }
+}
+
 impl Bed {
     /// A bed without an operator.
     pub(crate) async fn make() -> Self {
@@ -117,12 +131,13 @@ impl Bed {
         assert!(self.operator.is_none(), "the operator runs already");
         let stop = CancellationToken::new();
         let operator = Operator {
-            client: control_plane().await.client_as(User::Operator).unwrap(),
+            config: control_plane().await.config_as(User::Operator).unwrap(),
             namespaces: namespaces
                 .iter()
                 .map(|&namespace| namespace.to_owned())
                 .collect(),
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            election: Some(election(&self.namespace)),
         };
         let task = tokio::spawn(operate(operator, stop.clone()));
         self.operator = Some(Running { stop, task });

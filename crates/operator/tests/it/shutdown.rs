@@ -5,7 +5,7 @@ use operator::run::{Operator, operate};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::bed::within;
+use crate::bed::{election, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_crd_it_is_not_ready_and_stops_when_it_is_told_to() {
@@ -14,11 +14,12 @@ async fn without_the_crd_it_is_not_ready_and_stops_when_it_is_told_to() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let client = control_plane.client_as(User::Operator).unwrap();
+    let config = control_plane.config_as(User::Operator).unwrap();
     let operator = Operator {
-        client,
+        config,
         namespaces: Vec::new(),
         listener,
+        election: Some(election("default")),
     };
     let running = tokio::spawn(operate(operator, stop.clone()));
     let answer = |path: &'static str| async move {
@@ -36,11 +37,12 @@ async fn without_the_crd_it_is_not_ready_and_stops_when_it_is_told_to() {
         .unwrap();
     // And where it is stopped before it could read anything.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let client = control_plane.client_as(User::Operator).unwrap();
+    let config = control_plane.config_as(User::Operator).unwrap();
     let operator = Operator {
-        client,
+        config,
         namespaces: Vec::new(),
         listener,
+        election: Some(election("default")),
     };
     within("the operator stops at once", operate(operator, stop))
         .await
