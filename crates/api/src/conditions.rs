@@ -54,6 +54,8 @@ pub enum Reason {
     Unreachable,
     /// `maxAgents` is reached.
     MaxAgentsReached,
+    /// A quota of the namespace does not allow more Pods or claims: jobs wait.
+    QuotaExceeded,
     /// A claim with `createPvc: false` does not exist, or a claim of that name belongs to somebody else.
     ClaimMissing,
     /// A claim could not be created.
@@ -62,6 +64,10 @@ pub enum Reason {
     PodRefused,
     /// Pods fail or cannot start.
     PodFailing,
+    /// Pods whose node does not answer, or that should be gone, keep their places.
+    PodStuck,
+    /// No node takes a Pod.
+    Unschedulable,
     /// Somebody else's registration has the name of one of our agents.
     NameTaken,
     /// A plan broke an invariant and was not carried out: a defect of the operator.

@@ -29,6 +29,10 @@ pub const BASE: &str = "base";
 
 /// Annotation of a Pod: digest of the shape it was made in; another digest today means it is outdated.
 pub const ANNOTATION_SHAPE: &str = "devops.opentools.mf/shape";
+/// Annotation of a Pod: how many Pods of its capability failed in a row before it; absent on a first attempt.
+pub const ANNOTATION_ATTEMPT: &str = "devops.opentools.mf/attempt";
+/// Condition of a Pod that the operator declared failed because it did not start; the message says what it waited for.
+pub const CONDITION_GIVEN_UP: &str = "devops.opentools.mf/GivenUp";
 /// Annotation of a claim that goes with its agent (`deleteWithAgent`).
 pub const ANNOTATION_DELETE_WITH_AGENT: &str = "devops.opentools.mf/delete-with-agent";
 /// Annotation of a RunnerPool: `"true"` lets its deletion go on without waiting for agents and Azure DevOps.

@@ -7,6 +7,7 @@ mod finalize;
 mod observe;
 mod report;
 mod resolve;
+mod troubles;
 
 use std::{sync::Arc, time::Duration};
 

@@ -159,6 +159,8 @@ fn pod(shape: Shape, i: i64) -> Pod {
         marked: true,
         request: shape.is_busy(i).then_some(SIZE + i),
         guarded: shape.is_busy(i),
+        attempt: 0,
+        waiting: None,
     }
 }
 

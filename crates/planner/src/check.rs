@@ -48,7 +48,7 @@ pub enum Breach {
         /// Its name.
         name: String,
     },
-    /// A deletion of the Pod of an agent that may be working.
+    /// A deletion of the Pod of an agent that may be working, or its end declared.
     LivePodDeleted {
         /// The Pod.
         name: String,
@@ -206,6 +206,7 @@ impl<'a> Facts<'a> {
                 .or_else(|| self.busy(*agent_id, name))
                 .or_else(|| self.not_disabled(*agent_id, name)),
             Action::DeletePod { name, uid } => self.live_pod(name, uid),
+            Action::GiveUpPod { name, uid } => self.started_pod(name, uid),
             Action::DeleteClaim { .. } | Action::MarkPod { .. } => None,
         }
     }
@@ -260,6 +261,18 @@ impl<'a> Facts<'a> {
     fn is_registered_by_anybody(&self, name: &str) -> bool {
         let mut registrations = self.registrations.values();
         registrations.any(|registration| registration.name.eq_ignore_ascii_case(name))
+    }
+
+    /// A Pod that is given up must never have run.
+    fn started_pod(&self, name: &str, uid: &str) -> Option<Breach> {
+        let pod = self.pods.get(name).filter(|pod| pod.uid == uid);
+        if pod.is_some_and(|pod| pod.phase == PodPhase::Pending) {
+            self.live_pod(name, uid)
+        } else {
+            Some(Breach::LivePodDeleted {
+                name: name.to_owned(),
+            })
+        }
     }
 
     fn live_pod(&self, name: &str, uid: &str) -> Option<Breach> {

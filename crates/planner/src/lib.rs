@@ -7,6 +7,7 @@ mod agents;
 mod check;
 mod plan;
 mod remove;
+mod retry;
 mod scale;
 mod snapshot;
 mod surplus;
@@ -15,8 +16,8 @@ pub use agents::{Agent, AgentState};
 pub use check::{Breach, check};
 pub use plan::{Action, Plan, Planned, Shortage, Why, Withheld};
 pub use snapshot::{
-    AgentPool, Claim, Cluster, Intake, JobRequest, KnownLook, Look, Pod, PodPhase, Pool, Profile,
-    Registration, Snapshot,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Pod, PodPhase, Pool,
+    Profile, Registration, Snapshot, Waiting,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -25,9 +26,27 @@ use jiff::{SignedDuration, Timestamp};
 /// that says so. Long enough that a job which is queued at that moment finds it, short beside the start of a Pod.
 pub const SURPLUS_GRACE: SignedDuration = SignedDuration::from_secs(30);
 
-/// How long a Pod that failed before it ran a job stands for the job that it was made for, so that a Pod which cannot
-/// work is not made again at once and without end.
+/// How long the first Pod that failed before it ran a job stands for the job that it was made for, so that a Pod which
+/// cannot work is not made again at once and without end. It doubles with each failure in a row.
 pub const RETRY_DELAY: SignedDuration = SignedDuration::from_secs(30);
+
+/// Longest such delay: when the cause is gone, work goes on after so long at the latest.
+pub const LONGEST_RETRY_DELAY: SignedDuration = SignedDuration::from_mins(10);
+
+/// How long a Pod on a node may fail to start before it is given up, as when its image cannot be pulled. The kubelet has
+/// tried three or four times by then.
+pub const ERROR_PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+
+/// How long a Pod on a node may take to start without saying why, as when a volume cannot be mounted or a large image
+/// takes its time. It doubles with each failure in a row.
+pub const START_PATIENCE: SignedDuration = SignedDuration::from_mins(15);
+
+/// Longest such patience.
+pub const LONGEST_START_PATIENCE: SignedDuration = SignedDuration::from_hours(1);
+
+/// How long a Pod may wait for a node before its place goes to a job of another profile: as long as the cluster autoscaler
+/// waits for a node of its own (`--max-node-provision-time`).
+pub const NODE_PATIENCE: SignedDuration = SignedDuration::from_mins(15);
 
 /// How long an agent whose container runs may take to come online before it no longer counts as one that is starting.
 pub const STARTUP_WINDOW: SignedDuration = SignedDuration::from_mins(10);
@@ -37,10 +56,11 @@ pub const STARTUP_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let agents = agents::join(snapshot, now);
     let queued = scale::queued(snapshot);
+    let failures = retry::Failures::of(&snapshot.pool, &agents, now);
     let mut plan = Plan::default();
-    remove::plan(snapshot, &agents, &queued, now, &mut plan);
+    remove::plan(snapshot, &agents, &queued, &failures, now, &mut plan);
     if !snapshot.pool.deleting {
-        scale::plan(snapshot, &agents, &queued, now, &mut plan);
+        scale::plan(snapshot, &agents, &queued, &failures, &mut plan);
     }
     plan.finished = snapshot.pool.deleting && remove::nothing_left(snapshot, &agents, now);
     plan.agents = agents.into_values().collect();

@@ -47,6 +47,8 @@ pub enum Action {
         min_agent: bool,
         /// Whether it ends after one job.
         run_once: bool,
+        /// How many Pods of its profile failed in a row before it.
+        attempt: u32,
     },
     /// Stop Azure DevOps from giving jobs to an agent.
     Disable {
@@ -66,6 +68,13 @@ pub enum Action {
     },
     /// Delete a Pod whose agent has no registration.
     DeletePod {
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+    /// Declare a Pod failed that has never run, so that its place is free and what it waited for stays to be seen.
+    GiveUpPod {
         /// Its name.
         name: String,
         /// Its uid.
@@ -113,6 +122,7 @@ impl Action {
             | Self::Disable { name, .. }
             | Self::Remove { name, .. }
             | Self::DeletePod { name, .. }
+            | Self::GiveUpPod { name, .. }
             | Self::DeleteClaim { name, .. }
             | Self::MarkPod { name, .. }
             | Self::AddPlaceholder { name, .. }
@@ -126,6 +136,7 @@ impl Action {
             Self::Disable { .. } => "disable agent",
             Self::Remove { .. } => "remove agent",
             Self::DeletePod { .. } => "delete Pod",
+            Self::GiveUpPod { .. } => "give up Pod",
             Self::DeleteClaim { .. } => "delete claim",
             Self::MarkPod { .. } => "mark Pod",
             Self::AddPlaceholder { .. } => "add placeholder",
@@ -170,6 +181,10 @@ pub enum Why {
     AboveMaximum,
     /// Its container runs, but it has had no session for longer than a start takes.
     NotOnline,
+    /// Its Pod has a node and does not start.
+    NotStarting,
+    /// No node takes its Pod, and a job that another kind of agent could run has no place.
+    NoNode,
     /// The RunnerPool describes another Pod by now.
     Outdated,
     /// The RunnerPool is being deleted.
@@ -226,6 +241,8 @@ impl fmt::Display for Why {
             Self::IdleTooLong => f.write_str("it has been idle for ttlIdleSeconds"),
             Self::AboveMaximum => f.write_str("there are more agents than maxAgents"),
             Self::NotOnline => f.write_str("it has not been online for longer than a start takes"),
+            Self::NotStarting => f.write_str("its Pod does not start on its node"),
+            Self::NoNode => f.write_str("no node takes its Pod, and another job needs the place"),
             Self::Outdated => f.write_str("the RunnerPool describes another Pod by now"),
             Self::Deleting => f.write_str("the RunnerPool is being deleted"),
             Self::PodStopping => f.write_str("its Pod is being deleted"),

@@ -9,7 +9,8 @@ use crate::{
     Action, Agent, AgentState, Intake, JobRequest, KnownLook, Look, Plan, Pod, Registration,
     Snapshot, Why,
     agents::is_ours,
-    scale::{QueuedJob, retry_at, whole_second},
+    retry::{Failure, Failures, Patience, patience},
+    scale::{QueuedJob, whole_second},
     surplus::surplus,
 };
 
@@ -17,6 +18,7 @@ pub(crate) fn plan(
     snapshot: &Snapshot,
     agents: &BTreeMap<u32, Agent>,
     queued: &[QueuedJob<'_>],
+    failures: &Failures,
     now: Timestamp,
     plan: &mut Plan,
 ) {
@@ -37,7 +39,7 @@ pub(crate) fn plan(
             return;
         }
     };
-    let surplus = surplus(snapshot, look, agents, queued, now, plan);
+    let surplus = surplus(snapshot, look, agents, queued, failures, now, plan);
     for (index, agent) in agents {
         let unwanted = if snapshot.pool.deleting {
             Some(Why::Deleting)
@@ -46,19 +48,31 @@ pub(crate) fn plan(
         } else if agent.state == AgentState::Offline {
             Some(Why::NotOnline)
         } else {
-            surplus.get(index).cloned()
+            let surplus = surplus.get(index).cloned();
+            surplus.or_else(|| given_up(agent, now, plan))
         };
-        one(snapshot, agent, unwanted, look, now, plan);
+        one(agent, unwanted, failures, look, now, plan);
     }
     claims(snapshot, agents, plan);
     placeholders(snapshot, look, now, plan);
 }
 
+/// Why a Pod that has a node is given up.
+fn given_up(agent: &Agent, now: Timestamp, plan: &mut Plan) -> Option<Why> {
+    match patience(agent, false, now)? {
+        Patience::Over(why) => Some(why),
+        Patience::Until(time) => {
+            plan.again_at(time);
+            None
+        }
+    }
+}
+
 /// What is to be done about one agent.
 fn one(
-    snapshot: &Snapshot,
     agent: &Agent,
     unwanted: Option<Why>,
+    failures: &Failures,
     look: &KnownLook,
     now: Timestamp,
     plan: &mut Plan,
@@ -90,7 +104,10 @@ fn one(
                     .all(|registration| !registration.name.eq_ignore_ascii_case(&agent.name))
             };
             let silent = agent.state == AgentState::Offline && why == Why::Deleting && unheard_of();
-            if agent.never_ran() || silent {
+            if agent.never_ran() && matches!(why, Why::NotStarting | Why::NoNode) {
+                let (name, uid) = (pod.name.clone(), pod.uid.clone());
+                act_if_fresh(Action::GiveUpPod { name, uid }, why, look, now, plan);
+            } else if agent.never_ran() || silent {
                 delete_pod(pod, why, look, now, plan);
             } else {
                 plan.withhold(&agent.name, Why::Starting);
@@ -110,7 +127,8 @@ fn one(
         }
         (AgentState::Draining, ..) => plan.withhold(&agent.name, Why::AwaitingLook),
         (AgentState::Finished, Some(pod), registration) => {
-            finished(snapshot, agent, pod, registration.as_ref(), look, now, plan);
+            let failure = failures.get(agent);
+            finished(pod, registration.as_ref(), failure, look, now, plan);
         }
         (AgentState::Orphaned, _, Some(registration)) => {
             gone(registration, None, Why::PodGone, look, now, plan);
@@ -122,10 +140,9 @@ fn one(
 /// A Pod that has ended: its registration goes, then the Pod. One that failed before it ran a job stays for a while,
 /// registration and all, as what tells that it was tried.
 fn finished(
-    snapshot: &Snapshot,
-    agent: &Agent,
     pod: &Pod,
     registration: Option<&Registration>,
+    failure: Option<Failure>,
     look: &KnownLook,
     now: Timestamp,
     plan: &mut Plan,
@@ -135,13 +152,18 @@ fn finished(
         .finished_at()
         .is_some_and(|at| at < whole_second(look.taken_at));
     if !ended_before {
-        plan.withhold(&agent.name, Why::AwaitingLook);
-    } else if let Some(retry_at) = retry_at(agent, &snapshot.pool, now) {
+        plan.withhold(&pod.name, Why::AwaitingLook);
+    } else if let Some(failure) = failure {
         if let Some(registration) = registration.filter(|registration| registration.online) {
             disable(registration, Why::PodFinished, plan);
         }
-        plan.withhold(&agent.name, Why::RetryLater);
-        plan.again_at(retry_at);
+        plan.withhold(&pod.name, Why::RetryLater);
+        match failure {
+            Failure::Stands { until } | Failure::Remembered { until: Some(until) } => {
+                plan.again_at(until);
+            }
+            Failure::Remembered { until: None } => {}
+        }
     } else if let Some(registration) = registration {
         gone(registration, Some(pod), Why::PodFinished, look, now, plan);
     } else if !pod.stopping {

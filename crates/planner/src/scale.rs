@@ -8,16 +8,17 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    Action, Agent, AgentState, Intake, KnownLook, Look, Plan, Pod, PodPhase, Pool, Profile,
-    RETRY_DELAY, Shortage, Snapshot, Why,
+    Action, Agent, AgentState, Intake, KnownLook, Look, Plan, Pod, PodPhase, Profile, Shortage,
+    Snapshot, Why,
     agents::{alive, is_ours},
+    retry::Failures,
 };
 
 pub(crate) fn plan(
     snapshot: &Snapshot,
     agents: &BTreeMap<u32, Agent>,
     queued: &[QueuedJob<'_>],
-    now: Timestamp,
+    failures: &Failures,
     plan: &mut Plan,
 ) {
     if let Look::Known(look) = &snapshot.look {
@@ -44,6 +45,7 @@ pub(crate) fn plan(
                 profile: profile.to_owned(),
                 min_agent,
                 run_once,
+                attempt: failures.attempt(profile),
             },
             why,
         );
@@ -56,18 +58,18 @@ pub(crate) fn plan(
         .profiles
         .first()
         .map_or("", |profile| &profile.name);
-    let warm = missing_warm(snapshot, agents, now);
+    let warm = missing_warm(snapshot, agents, failures);
     for _ in 0..warm {
         create(plan, base, true, Why::BelowMinimum);
     }
     if let Look::Known(look) = &snapshot.look {
-        let mut supply = supply(snapshot, look, agents, now);
+        let mut supply = supply(snapshot, look, agents, failures);
         *supply.entry(base).or_default() += warm;
         for QueuedJob { request, profile } in queued {
             let free = supply.entry(profile).or_default();
             if *free > 0 {
                 *free -= 1;
-            } else {
+            } else if !failures.hold_back(profile) {
                 let request = *request;
                 create(plan, profile, false, Why::JobQueued { request });
             }
@@ -117,7 +119,7 @@ fn supply<'a>(
     snapshot: &'a Snapshot,
     look: &KnownLook,
     agents: &'a BTreeMap<u32, Agent>,
-    now: Timestamp,
+    failures: &Failures,
 ) -> HashMap<&'a str, u32> {
     let mut supply = HashMap::new();
     for agent in agents.values() {
@@ -126,7 +128,7 @@ fn supply<'a>(
             AgentState::Starting | AgentState::Idle { .. } => !agent.outdated,
             AgentState::Finished => {
                 (ended_since(agent, &snapshot.look) && agent.request().is_none())
-                    || retry_at(agent, &snapshot.pool, now).is_some()
+                    || failures.stands(agent)
             }
             AgentState::Stopping => !agent.outdated && may_have_begun(agent, pod, look),
             _ => false,
@@ -165,27 +167,12 @@ fn may_have_begun(agent: &Agent, pod: &Pod, look: &KnownLook) -> bool {
     }
 }
 
-/// Until when a Pod that failed before it ran a job stands for the job that it was made for; `None`: it does not.
-pub(crate) fn retry_at(agent: &Agent, pool: &Pool, now: Timestamp) -> Option<Timestamp> {
-    let pod = agent.pod.as_ref()?;
-    let PodPhase::Failed { at } = pod.phase else {
-        return None;
-    };
-    let worked = |agent: &Agent| {
-        let registration = agent.registration.as_ref();
-        registration.is_some_and(|registration| {
-            registration.assigned.is_some() || registration.last_finished.is_some()
-        })
-    };
-    // Another shape may be the remedy, and the end of a RunnerPool does not wait.
-    let again = pod.request.is_none() && !worked(agent);
-    let again = again && !pool.deleting && !agent.outdated;
-    let retry_at = at + RETRY_DELAY;
-    (again && now < retry_at).then_some(retry_at)
-}
-
 /// How many agents are missing to the minimum.
-fn missing_warm(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>, now: Timestamp) -> u32 {
+pub(crate) fn missing_warm(
+    snapshot: &Snapshot,
+    agents: &BTreeMap<u32, Agent>,
+    failures: &Failures,
+) -> u32 {
     let unknown = matches!(snapshot.look, Look::Unknown { .. });
     let mut kept = 0;
     for agent in agents
@@ -201,12 +188,14 @@ fn missing_warm(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>, now: Timesta
             // Nothing is cleaned up while nothing is known, so a Pod that keeps failing is not replaced without end.
             AgentState::Finished if unknown => true,
             // It ended after the look, which is planned upon until there is a later one.
-            AgentState::Finished => {
-                ended_since(agent, &snapshot.look) || retry_at(agent, &snapshot.pool, now).is_some()
-            }
+            AgentState::Finished => ended_since(agent, &snapshot.look) || failures.stands(agent),
             _ => false,
         };
         kept += u32::from(counts);
+    }
+    let first = snapshot.pool.profiles.first();
+    if first.is_some_and(|profile| failures.hold_back(&profile.name)) {
+        return 0;
     }
     snapshot.pool.min_agents.saturating_sub(kept)
 }

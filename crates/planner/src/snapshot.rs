@@ -57,7 +57,8 @@ pub struct Cluster {
     /// When the operator last saw a Pod of the RunnerPool; `None`: never since it started. What that Pod's agent did
     /// last shows in a later look only.
     pub pods_seen_at: Option<Timestamp>,
-    /// Names in use by other RunnerPools of the same agent pool.
+    /// Names that no new agent may get: in use by other RunnerPools of the same agent pool, or by Pods that went after the
+    /// look, whose sessions it does not show.
     pub taken: BTreeSet<String>,
 }
 
@@ -94,6 +95,30 @@ pub struct Pod {
     pub request: Option<i64>,
     /// Whether it is guarded against eviction.
     pub guarded: bool,
+    /// How many Pods in a row failed before it.
+    pub attempt: u32,
+    /// What its start waits for; `None` when its container has run, or nothing is known of it yet.
+    pub waiting: Option<Waiting>,
+}
+
+/// What the start of a Pod waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// What it waits for.
+    pub hold: Hold,
+    /// Since when it has a node, or looks for one; whole seconds.
+    pub since: Timestamp,
+}
+
+/// What keeps a Pod from starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// No node has taken it.
+    NoNode,
+    /// A node has it and has not started it yet, and tells of no error.
+    NotStarted,
+    /// A node has it and tells of an error, as that its image cannot be pulled.
+    Failing,
 }
 
 /// Where a Pod is in its life.

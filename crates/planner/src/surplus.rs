@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 
 use crate::{
-    Agent, AgentState, KnownLook, Plan, Pod, Pool, SURPLUS_GRACE, Snapshot, Why,
+    Agent, AgentState, Hold, KnownLook, Plan, Pod, Pool, SURPLUS_GRACE, Snapshot, Why,
     agents::alive,
-    scale::{QueuedJob, whole_second},
+    retry::{Failures, Patience, patience},
+    scale::{QueuedJob, missing_warm, whole_second},
 };
 
 /// Agents that nothing needs any more, by index. Per profile, the longest idle go first; agents of the minimum stay as
@@ -18,6 +19,7 @@ pub(crate) fn surplus(
     look: &KnownLook,
     agents: &BTreeMap<u32, Agent>,
     queued: &[QueuedJob<'_>],
+    failures: &Failures,
     now: Timestamp,
     plan: &mut Plan,
 ) -> HashMap<u32, Why> {
@@ -28,7 +30,7 @@ pub(crate) fn surplus(
     }
     let mut surplus = HashMap::new();
     let (mut kept_warm, mut staying) = (0, 0_usize);
-    let (mut idle, mut starting) = (Vec::new(), Vec::new());
+    let (mut idle, mut starting, mut unplaced) = (Vec::new(), Vec::new(), Vec::new());
     for agent in agents.values() {
         let Some(pod) = agent.pod.as_ref().filter(|_| !agent.outdated) else {
             continue;
@@ -47,6 +49,12 @@ pub(crate) fn surplus(
             AgentState::Idle { since } => idle.push((since, agent, pod)),
             AgentState::Starting => starting.push((agent, pod)),
             _ => {}
+        }
+        if pod
+            .waiting
+            .is_some_and(|waiting| waiting.hold == Hold::NoNode)
+        {
+            unplaced.push((agent, pod));
         }
     }
     // More than none only after `maxAgents` was lowered.
@@ -73,6 +81,16 @@ pub(crate) fn surplus(
             surplus.insert(agent.index, Why::NotNeeded);
         }
     }
+    // Jobs that wait for the next attempt of a profile that fails need no room meanwhile.
+    for (agent, pod) in agents
+        .values()
+        .filter_map(|agent| Some((agent, agent.pod.as_ref()?)))
+    {
+        if failures.stands(agent) {
+            serve(&mut needed, &pod.profile);
+        }
+    }
+    needed.retain(|profile, _| !failures.hold_back(profile));
     // A job that finds no room gets that of agents of other profiles, the longest idle first.
     let room = (pool.max_agents as usize).saturating_sub(alive(snapshot, agents));
     let going = agents.values().filter(|agent| is_going(agent)).count() + surplus.len();
@@ -89,7 +107,41 @@ pub(crate) fn surplus(
             plan.again_at(due);
         }
     }
+    if let Some(first) = pool.profiles.first() {
+        let warm = missing_warm(snapshot, agents, failures) as usize;
+        *needed.entry(&first.name).or_default() += warm;
+    }
+    unplaced.retain(|(agent, _)| !surplus.contains_key(&agent.index));
+    let going = agents.values().filter(|agent| is_going(agent)).count() + surplus.len();
+    let homeless = needed.values().sum::<usize>().saturating_sub(room + going);
+    for agent in give_way_unplaced(unplaced, &needed, homeless, now, plan) {
+        surplus.insert(agent, Why::NoNode);
+    }
     surplus
+}
+
+/// Pods that no node takes give their places to agents of other profiles that find none, those that wait the longest
+/// first. Gives their indexes.
+fn give_way_unplaced(
+    mut unplaced: Vec<(&Agent, &Pod)>,
+    needed: &HashMap<&str, usize>,
+    homeless: usize,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> Vec<u32> {
+    unplaced.sort_by_key(|(agent, pod)| (pod.waiting.map(|waiting| waiting.since), agent.index));
+    let mut giving = Vec::new();
+    for (agent, pod) in unplaced {
+        let all: usize = needed.values().sum();
+        let own = needed.get(pod.profile.as_str()).copied().unwrap_or(0);
+        let wanted = giving.len() < homeless.min(all - own);
+        match patience(agent, wanted, now) {
+            Some(Patience::Over(_)) => giving.push(agent.index),
+            Some(Patience::Until(time)) => plan.again_at(time),
+            None => {}
+        }
+    }
+    giving
 }
 
 /// Whether an agent in this state works on, or will.

@@ -17,7 +17,10 @@ use kube::{Resource as _, ResourceExt as _, api::ObjectMeta};
 use planner::PodPhase;
 
 use crate::{
-    manifest::claim,
+    manifest::{
+        claim,
+        trouble::{self, Trouble},
+    },
     mirror::{Mirrored, PoolKey},
 };
 
@@ -63,6 +66,8 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) shape: &'a str,
     pub(crate) min_agent: bool,
     pub(crate) run_once: bool,
+    /// How many Pods of the profile failed in a row before it.
+    pub(crate) attempt: u32,
     /// Names in `spec.pvcs` whose claim is missing and optional.
     pub(crate) without: &'a [String],
 }
@@ -77,6 +82,7 @@ pub(crate) fn shape(pool: &RunnerPool, cluster: &str, profile: &str) -> String {
         shape: "",
         min_agent: false,
         run_once: false,
+        attempt: 0,
         without: &[],
     };
     let text = serde_json::to_vec(&build(&blueprint).spec)
@@ -108,6 +114,11 @@ pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
     ];
     let mut annotations = guards(true);
     annotations.insert(names::ANNOTATION_SHAPE.into(), Some(blueprint.shape.into()));
+    let attempt = Some(blueprint.attempt).filter(|attempt| *attempt > 0);
+    annotations.insert(
+        names::ANNOTATION_ATTEMPT.into(),
+        attempt.map(|attempt| attempt.to_string()),
+    );
     Pod {
         metadata: ObjectMeta {
             namespace: pool.namespace(),
@@ -381,8 +392,8 @@ pub(crate) struct AgentPod {
     pub(crate) pod: planner::Pod,
     /// Version of the object, for a deletion that must not meet a newer one.
     pub(crate) resource_version: Option<String>,
-    /// Why it does not start or failed, as Kubernetes tells it.
-    pub(crate) trouble: Option<String>,
+    /// What Kubernetes tells of its troubles.
+    pub(crate) trouble: Trouble,
 }
 
 impl Mirrored for AgentPod {
@@ -408,10 +419,12 @@ impl Mirrored for AgentPod {
             .creation_timestamp()
             .map(|time| time.0)
             .unwrap_or_default();
+        let phase = phase(pod, created_at);
+        let attempt = pod.annotations().get(names::ANNOTATION_ATTEMPT);
         let view = planner::Pod {
             name: pod.name_any(),
             uid: pod.uid()?,
-            phase: phase(pod, created_at),
+            phase,
             stopping: pod.meta().deletion_timestamp.is_some(),
             created_at,
             started_at: pod
@@ -435,6 +448,10 @@ impl Mirrored for AgentPod {
             guarded: pod
                 .annotations()
                 .contains_key(names::ANNOTATION_SAFE_TO_EVICT),
+            attempt: attempt
+                .and_then(|attempt| attempt.parse().ok())
+                .unwrap_or(0),
+            waiting: trouble::waiting(pod, phase, created_at),
         };
         let resource_version = pod.resource_version();
         Some((
@@ -443,7 +460,7 @@ impl Mirrored for AgentPod {
                 owner: owner.uid.clone(),
                 pod: view,
                 resource_version,
-                trouble: trouble(pod),
+                trouble: Trouble::read(pod),
             },
         ))
     }
@@ -492,9 +509,9 @@ fn phase(pod: &Pod, created_at: jiff::Timestamp) -> PodPhase {
             .flatten()
             .filter_map(|condition| condition.last_transition_time.as_ref());
         // An evicted Pod may have no container status: its last change of state tells.
-        container
-            .or_else(|| conditions.max_by_key(|time| time.0))
-            .map_or(created_at, |time| time.0)
+        let ended = container.or_else(|| conditions.max_by_key(|time| time.0));
+        let given_up = trouble::given_up_at(status);
+        given_up.unwrap_or_else(|| ended.map_or(created_at, |time| time.0))
     };
     let exit_code = state.and_then(|state| Some(state.terminated.as_ref()?.exit_code));
     match (status.phase.as_deref(), exit_code) {
@@ -506,40 +523,6 @@ fn phase(pod: &Pod, created_at: jiff::Timestamp) -> PodPhase {
         _ if state.is_some_and(|state| state.running.is_some()) => PodPhase::Running,
         _ => PodPhase::Pending,
     }
-}
-
-/// Reasons of a waiting container that are not trouble.
-const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
-
-fn trouble(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    if status.phase.as_deref() == Some("Failed") {
-        let ended = agent_state(status).and_then(|state| state.terminated.as_ref());
-        let code = ended.map(|ended| format!("exit code {}", ended.exit_code));
-        return Some(
-            status
-                .reason
-                .clone()
-                .or(code)
-                .unwrap_or_else(|| "Failed".into()),
-        );
-    }
-    let containers = status
-        .init_container_statuses
-        .iter()
-        .chain(&status.container_statuses)
-        .flatten();
-    let mut waiting = containers
-        .filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.clone());
-    let unscheduled = || {
-        let mut conditions = status.conditions.iter().flatten();
-        conditions
-            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-            .and_then(|condition| condition.reason.clone())
-    };
-    waiting
-        .find(|reason| !STARTING.contains(&reason.as_str()))
-        .or_else(unscheduled)
 }
 
 #[cfg(test)]

@@ -140,6 +140,7 @@ fn speaks_to_azure(action: &Action) -> bool {
         | Action::RemovePlaceholder { .. } => true,
         Action::CreateAgent { .. }
         | Action::DeletePod { .. }
+        | Action::GiveUpPod { .. }
         | Action::DeleteClaim { .. }
         | Action::MarkPod { .. } => false,
     }
@@ -212,9 +213,20 @@ impl Actor<'_> {
                 profile,
                 min_agent,
                 run_once,
+                attempt,
             } => {
-                self.create(*index, name, profile, *min_agent, *run_once)
-                    .await
+                let blueprint = Blueprint {
+                    pool: self.pool,
+                    cluster: &self.context.cluster,
+                    index: *index,
+                    profile,
+                    shape: self.shape(profile),
+                    min_agent: *min_agent,
+                    run_once: *run_once,
+                    attempt: *attempt,
+                    without: &[],
+                };
+                self.create(name, blueprint).await
             }
             Action::Disable { agent_id, name } => self.disable(*agent_id, name).await,
             Action::Remove {
@@ -223,6 +235,7 @@ impl Actor<'_> {
                 pod_uid,
             } => self.remove(*agent_id, name, pod_uid.as_deref()).await,
             Action::DeletePod { name, uid } => self.delete_pod(name, uid).await,
+            Action::GiveUpPod { name, uid } => self.give_up(name, uid).await,
             Action::DeleteClaim { name, uid } => self.delete_claim(name, uid).await,
             Action::MarkPod {
                 name,
@@ -241,14 +254,17 @@ impl Actor<'_> {
         (planned, end)
     }
 
-    async fn create(
-        &self,
-        index: u32,
-        name: &str,
-        profile: &str,
-        min_agent: bool,
-        run_once: bool,
-    ) -> End {
+    /// Digest of the Pod that is made for the profile now.
+    fn shape(&self, profile: &str) -> &str {
+        let profiles = &self.observed.snapshot.pool.profiles;
+        profiles
+            .iter()
+            .find(|known| known.name == profile)
+            .map_or("", |known| &known.shape)
+    }
+
+    async fn create(&self, name: &str, blueprint: Blueprint<'_>) -> End {
+        let (index, profile) = (blueprint.index, blueprint.profile);
         if self.refused().contains(profile) {
             return End::PutOff("the API server refused another agent of this profile");
         }
@@ -274,20 +290,9 @@ impl Actor<'_> {
                 }
             }
         }
-        let profiles = &self.observed.snapshot.pool.profiles;
-        let shape = profiles
-            .iter()
-            .find(|known| known.name == profile)
-            .map_or("", |known| &known.shape);
         let blueprint = Blueprint {
-            pool: self.pool,
-            cluster: &self.context.cluster,
-            index,
-            profile,
-            shape,
-            min_agent,
-            run_once,
             without: &without,
+            ..blueprint
         };
         let pod = manifest::pod::build(&blueprint);
         match within(self.pods.create(&post(), &pod)).await {
@@ -301,8 +306,7 @@ impl Actor<'_> {
                 if failure.is_refusal() {
                     self.take_back(&made).await;
                 }
-                let message = format!("the API server refused the Pod {name}: {failure}");
-                End::Failed(Finding::new(Reason::PodRefused, message))
+                End::Failed(failure.refusal(Reason::PodRefused, &format!("the Pod {name}")))
             }
         }
     }
@@ -369,9 +373,8 @@ impl Actor<'_> {
                 Err(Failure::Api(status)) if status.is_already_exists() => {}
                 Err(Failure::Api(_)) if template.optional => return Ok(Mount::Without),
                 Err(failure) => {
-                    let message =
-                        format!("spec.pvcs: the API server refused the claim {name}: {failure}");
-                    return Err(End::Failed(Finding::new(Reason::ClaimRefused, message)));
+                    let what = format!("the claim {name} of spec.pvcs");
+                    return Err(End::Failed(failure.refusal(Reason::ClaimRefused, &what)));
                 }
             }
         }
@@ -488,6 +491,28 @@ impl Actor<'_> {
         // Not a newer version of it, in which the agent may run.
         let version = seen.and_then(|pod| pod.resource_version.clone());
         self.delete_pod_of(name, uid, version).await
+    }
+
+    /// Declares a Pod failed that waits on its node, or for one: its place is free then, the kubelet begins nothing any more,
+    /// and the Pod tells what it waited for. Not a newer version of it, in which the agent may run.
+    async fn give_up(&self, name: &str, uid: &str) -> End {
+        let Some(seen) = self.observed.pods.iter().find(|pod| pod.pod.uid == uid) else {
+            return End::PutOff("the Pod is just going");
+        };
+        let patch = manifest::trouble::given_up(seen);
+        match within(self.pods.patch_status(
+            name,
+            &PatchParams::default(),
+            &Patch::Strategic(patch),
+        ))
+        .await
+        {
+            Ok(pod) => {
+                self.context.pods.wrote(&pod);
+                End::Carried(None)
+            }
+            Err(failure) => gone(Err(failure), &format!("declare the Pod {name} failed")),
+        }
     }
 
     async fn delete_pod_of(&self, name: &str, uid: &str, resource_version: Option<String>) -> End {
@@ -620,6 +645,10 @@ impl Actor<'_> {
                 "Deleted Pod",
                 Some(("AgentRemoved", "RemoveAgent", "Deleted the Pod of")),
             ),
+            Action::GiveUpPod { .. } => (
+                "Gave up Pod",
+                Some(("AgentGivenUp", "GiveUpAgent", "Gave up the Pod of")),
+            ),
             Action::DeleteClaim { .. } => ("Deleted claim", None),
             Action::MarkPod { .. } => {
                 tracing::debug!(
@@ -724,6 +753,29 @@ impl Failure {
         match self {
             Self::Api(status) => (400..500).contains(&status.code),
             Self::Other(_) => false,
+        }
+    }
+}
+
+impl Failure {
+    /// The refusal of an object that was to be created. A quota only makes jobs wait, as `maxAgents` does.
+    fn refusal(&self, reason: Reason, what: &str) -> Finding {
+        match self {
+            // The quota plugin has no reason of its own; its words have not changed since Kubernetes 1.0.
+            Self::Api(status)
+                if status.is_forbidden() && status.message.contains("exceeded quota") =>
+            {
+                let message = format!(
+                    "a quota does not allow {what}, so jobs wait: {self}; raise the quota or lower spec.maxAgents"
+                );
+                Finding::new(Reason::QuotaExceeded, message)
+            }
+            _ => Finding::new(
+                reason,
+                format!(
+                    "the API server refused {what}: {self}; it is asked again, at least every 30 s"
+                ),
+            ),
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fmt::Write as _,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,7 +12,7 @@ use api::{
     conditions::{ConditionType, Reason},
     names,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{
     Api, Resource as _, ResourceExt as _,
@@ -21,10 +20,10 @@ use kube::{
     core::error_boundary::InvalidObject,
     runtime::controller::Action,
 };
-use planner::{Agent, AgentState, Look, Plan, PodPhase, Why};
+use planner::{Agent, AgentState, Look, Plan};
 use serde_json::json;
 
-use super::{Context, Error, Identity, act::Done, observe::Observed};
+use super::{Context, Error, Identity, act::Done, observe::Observed, troubles};
 use crate::{
     events::Report,
     mirror::PoolKey,
@@ -35,13 +34,6 @@ use crate::{
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// Agents that a status lists at the most: an object has to fit into etcd's 1.5 MiB.
 const MOST_LISTED: usize = 1000;
-/// Names that a message lists at the most.
-const MOST_NAMED: usize = 3;
-
-/// How long a Pod may wait for a node or a volume before it is trouble: a cluster that scales itself takes minutes.
-const NODE_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
-/// The scheduler's reason for a Pod that fits on no node.
-const UNSCHEDULABLE: &str = "Unschedulable";
 
 /// Something that the user should know of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +61,8 @@ struct Told {
     /// The status as it was last written, without times.
     applied: Option<RunnerPoolStatus>,
     lost: HashSet<i64>,
+    /// Why Pods were or are being ended, by name.
+    ends: HashMap<String, String>,
     /// Why the object could not be read, as last told.
     unreadable: Option<String>,
 }
@@ -92,7 +86,7 @@ pub(crate) async fn report(
     plan: &Plan,
     done: &Done,
 ) -> Result<Option<Duration>, Error> {
-    tell_lost_jobs(pool, identity, context, plan);
+    tell_lost_jobs(pool, identity, context, observed, plan);
     let current = pool.status.clone().unwrap_or_default();
     if matches!(observed.outcome, Outcome::Pending) && !current.conditions.is_empty() {
         // The first look is on its way; what was known before says more than that.
@@ -265,7 +259,15 @@ impl Findings {
                 Verdict::no(Finding::new(reason, failure.message.clone()))
             }
         };
+        let over_quota = |finding: &&Finding| finding.reason == Reason::QuotaExceeded;
         let limited = match plan.shortage {
+            _ if done.findings.iter().any(|finding| over_quota(&finding)) => Verdict::yes(
+                done.findings
+                    .iter()
+                    .find(over_quota)
+                    .cloned()
+                    .unwrap_or_else(fine),
+            ),
             Some(_) => Verdict::yes(Finding::new(
                 Reason::MaxAgentsReached,
                 format!(
@@ -277,10 +279,11 @@ impl Findings {
         };
         let found = done
             .findings
-            .first()
+            .iter()
+            .find(|finding| !over_quota(finding))
             .cloned()
-            .or_else(|| troubled(observed, plan))
-            .or_else(|| taken(plan));
+            .or_else(|| troubles::of_pods(&observed.pods, plan, Timestamp::now()))
+            .or_else(|| troubles::of_names(plan));
         let degraded = found.map_or_else(|| Verdict::no(fine()), Verdict::yes);
         Self {
             connected,
@@ -351,77 +354,6 @@ fn condition(
         observed_generation: generation,
         last_transition_time: since,
     }
-}
-
-/// Pods that fail or do not start.
-fn troubled(observed: &Observed, plan: &Plan) -> Option<Finding> {
-    let retried: HashSet<&str> = plan
-        .withheld
-        .iter()
-        .filter(|withheld| withheld.why == Why::RetryLater)
-        .map(|withheld| withheld.subject.as_str())
-        .collect();
-    let lately = Timestamp::now() - NODE_PATIENCE;
-    let mut troubles: Vec<String> = observed
-        .pods
-        .iter()
-        .filter(|pod| {
-            pod.pod.phase.finished_at().is_none() || retried.contains(pod.pod.name.as_str())
-        })
-        .filter(|pod| pod.trouble.as_deref() != Some(UNSCHEDULABLE) || pod.pod.created_at < lately)
-        .filter_map(|pod| {
-            let pending = pod.pod.phase == PodPhase::Pending && pod.pod.created_at < lately;
-            let trouble = pod.trouble.as_deref().or(pending.then_some("Pending"))?;
-            Some(format!("{} ({trouble})", pod.pod.name))
-        })
-        .collect();
-    let silent = plan
-        .agents
-        .iter()
-        .filter(|agent| agent.state == AgentState::Offline);
-    troubles.extend(silent.map(|agent| format!("{} (its agent is not online)", agent.name)));
-    troubles.sort();
-    (!troubles.is_empty()).then(|| {
-        Finding::new(
-            Reason::PodFailing,
-            format!(
-                "Pods do not start or fail: {}; see kubectl describe pod",
-                listed(&troubles)
-            ),
-        )
-    })
-}
-
-/// Names of ours that strangers hold.
-fn taken(plan: &Plan) -> Option<Finding> {
-    let mut names: Vec<String> = plan
-        .withheld
-        .iter()
-        .filter(|withheld| withheld.why == Why::NameTaken)
-        .map(|withheld| withheld.subject.clone())
-        .collect();
-    names.sort();
-    let message = || {
-        format!(
-            "agents of somebody else are registered under names of this RunnerPool, which go unused: {}; delete them in \
-             Azure DevOps or rename the RunnerPool",
-            listed(&names)
-        )
-    };
-    (!names.is_empty()).then(|| Finding::new(Reason::NameTaken, message()))
-}
-
-fn listed(names: &[String]) -> String {
-    let mut text = names
-        .iter()
-        .take(MOST_NAMED)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    if names.len() > MOST_NAMED {
-        let _ = write!(text, " and {} more", names.len() - MOST_NAMED);
-    }
-    text
 }
 
 fn status(
@@ -685,28 +617,40 @@ fn tell_conditions(
 }
 
 /// One event for each job that was lost with its Pod.
-fn tell_lost_jobs(pool: &RunnerPool, identity: &Identity, context: &Context, plan: &Plan) {
-    let lost: HashMap<i64, &str> = plan
-        .withheld
-        .iter()
-        .filter_map(|withheld| match withheld.why {
-            Why::JobLost { request } => Some((request, withheld.subject.as_str())),
-            _ => None,
-        })
-        .collect();
+fn tell_lost_jobs(
+    pool: &RunnerPool,
+    identity: &Identity,
+    context: &Context,
+    observed: &Observed,
+    plan: &Plan,
+) {
     let mut told = context.reports.told();
     let told = told.entry(identity.key.clone()).or_default();
+    let lost = troubles::lost_jobs(&observed.pods, plan);
+    // What is known of a Pod's end shortly before it goes is not to be read afterwards.
+    let holds = |name: &String| plan.agents.iter().any(|agent| agent.name == *name);
+    told.ends.retain(|name, _| holds(name));
+    let ends = observed
+        .pods
+        .iter()
+        .filter_map(|pod| Some((pod.pod.name.clone(), pod.trouble.end.clone()?)));
+    told.ends.extend(ends);
     told.lost.retain(|request| lost.contains_key(request));
     for (request, agent) in lost {
         if told.lost.insert(request) {
+            let end = told.ends.get(agent).map_or(
+                "the Pod is gone: it was deleted by force, or with its node",
+                String::as_str,
+            );
             let note = format!(
-                "Job request {request} was lost: the Pod of agent {agent} went while it ran. Azure DevOps gives it up when its lock ends"
+                "Job request {request} was lost with the Pod of agent {agent}: {end}. Azure DevOps gives it up when its lock ends"
             );
             tracing::warn!(
                 namespace = identity.key.namespace,
                 pool = pool.name_any(),
                 agent,
                 request_id = request,
+                reason = end,
                 "Lost a job with its Pod"
             );
             context.events.emit(

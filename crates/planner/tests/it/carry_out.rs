@@ -23,6 +23,7 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
                 profile,
                 min_agent,
                 run_once,
+                attempt,
                 ..
             } => {
                 let shape = snapshot
@@ -45,6 +46,8 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
                     marked: true,
                     request: None,
                     guarded: true,
+                    attempt,
+                    waiting: None,
                 });
             }
             Action::Disable { agent_id, .. } => {
@@ -61,6 +64,12 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
                     .retain(|pod| Some(&pod.uid) != pod_uid.as_ref());
             }
             Action::DeletePod { uid, .. } => next.cluster.pods.retain(|pod| pod.uid != uid),
+            Action::GiveUpPod { uid, .. } => {
+                for pod in next.cluster.pods.iter_mut().filter(|pod| pod.uid == uid) {
+                    pod.phase = PodPhase::Failed { at: now };
+                    pod.waiting = None;
+                }
+            }
             Action::DeleteClaim { uid, .. } => next.cluster.claims.retain(|c| c.uid != uid),
             Action::MarkPod {
                 uid,

@@ -107,6 +107,7 @@ fn create(index: u32) -> Action {
         profile: "base".into(),
         min_agent: false,
         run_once: true,
+        attempt: 0,
     }
 }
 
@@ -171,6 +172,31 @@ fn each_invariant_is_checked() {
         verdict(&web().with(agent(0)).unknown(), delete_pod(0)),
         [Breach::RemovalWithoutLook { name: name() }]
     );
+}
+
+#[test]
+fn a_pod_is_given_up_only_when_it_never_ran_and_a_recent_look_shows_no_registration() {
+    let give_up = || Action::GiveUpPod {
+        name: named("web-agent-0"),
+        uid: named("pod-0"),
+    };
+    let name = || named("web-agent-0");
+    assert_eq!(verdict(&web().with(agent(0)), give_up()), []);
+    for sketch in [
+        agent(0).running(),
+        agent(0).registered(),
+        agent(0).failed(-60),
+    ] {
+        assert_eq!(
+            verdict(&web().with(sketch), give_up()),
+            [Breach::LivePodDeleted { name: name() }]
+        );
+    }
+    assert_eq!(
+        verdict(&web().with(agent(0)).seen(-60), give_up()),
+        [Breach::RemovalWithoutLook { name: name() }]
+    );
+    assert_eq!(verdict(&web(), give_up()).len(), 1, "no such Pod");
 }
 
 #[test]

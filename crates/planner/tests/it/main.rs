@@ -14,5 +14,6 @@ mod random;
 mod removal;
 mod replan;
 mod scale_up;
+mod stuck;
 mod tidy;
 mod world;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use planner::{
-    AgentPool, Claim, Cluster, Intake, JobRequest, Look, Pod, PodPhase, Pool, Registration,
-    Snapshot,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Look, Pod, PodPhase, Pool, Registration,
+    Snapshot, Waiting,
 };
 use proptest::{collection::vec, option, prelude::*, sample::subsequence};
 
@@ -60,6 +60,15 @@ fn phase() -> impl Strategy<Value = PodPhase> {
     ]
 }
 
+fn waiting() -> impl Strategy<Value = Waiting> {
+    let hold = prop_oneof![
+        Just(Hold::NoNode),
+        Just(Hold::NotStarted),
+        Just(Hold::Failing)
+    ];
+    (hold, moment()).prop_map(|(hold, since)| Waiting { hold, since })
+}
+
 fn pod(index: u32) -> impl Strategy<Value = Pod> {
     let times = (phase(), moment(), prop::bool::weighted(0.15));
     let flags = (
@@ -71,30 +80,35 @@ fn pod(index: u32) -> impl Strategy<Value = Pod> {
     let rest = (
         0..PROFILES.len(),
         option::weighted(0.85, prop::bool::weighted(0.85)),
-        option::of(1_i64..20),
+        option::weighted(0.3, 1_i64..20),
+        (0_u32..7, option::of(waiting())),
     );
-    (times, flags, rest).prop_map(move |(times, flags, (profile, shape, request))| Pod {
-        name: format!("web-agent-{index}"),
-        uid: format!("pod-{index}"),
-        phase: times.0,
-        created_at: times.1,
-        started_at: None,
-        stopping: times.2,
-        profile: PROFILES[profile].into(),
-        shape: shape.map(|current| {
-            let name = PROFILES[profile];
-            if current {
-                format!("{name}-shape")
-            } else {
-                "former-shape".into()
-            }
-        }),
-        min_agent: flags.0,
-        run_once: flags.1,
-        marked: flags.2,
-        guarded: flags.3,
-        request,
-    })
+    (times, flags, rest).prop_map(
+        move |(times, flags, (profile, shape, request, retry))| Pod {
+            name: format!("web-agent-{index}"),
+            uid: format!("pod-{index}"),
+            phase: times.0,
+            created_at: times.1,
+            started_at: None,
+            stopping: times.2,
+            profile: PROFILES[profile].into(),
+            shape: shape.map(|current| {
+                let name = PROFILES[profile];
+                if current {
+                    format!("{name}-shape")
+                } else {
+                    "former-shape".into()
+                }
+            }),
+            min_agent: flags.0,
+            run_once: flags.1,
+            marked: flags.2,
+            guarded: flags.3,
+            request,
+            attempt: retry.0,
+            waiting: retry.1.filter(|_| times.0 == PodPhase::Pending),
+        },
+    )
 }
 
 fn mark() -> impl Strategy<Value = Option<String>> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    Action, AgentPool, Claim, Cluster, Intake, JobRequest, KnownLook, Look, Plan, Pod, PodPhase,
-    Pool, Profile, Registration, Snapshot, Why, check, plan,
+    Action, AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Plan, Pod,
+    PodPhase, Pool, Profile, Registration, Snapshot, Waiting, Why, check, plan,
 };
 
 pub(crate) const MARK: &str = "cluster/team/web";
@@ -254,6 +254,7 @@ fn sentence(action: &Action) -> String {
             profile,
             min_agent,
             run_once,
+            attempt,
         } => {
             assert_eq!(name, &format!("web-agent-{index}"));
             let kind = match (min_agent, run_once) {
@@ -262,7 +263,11 @@ fn sentence(action: &Action) -> String {
                 (false, false) => "ttl",
                 (true, true) => "warm once",
             };
-            format!("create {index} {profile} {kind}")
+            let again = match attempt {
+                0 => String::new(),
+                attempt => format!(" attempt {attempt}"),
+            };
+            format!("create {index} {profile} {kind}{again}")
         }
         Action::Disable { name, .. } => format!("disable {}", short(name)),
         Action::Remove { name, pod_uid, .. } => {
@@ -270,6 +275,7 @@ fn sentence(action: &Action) -> String {
             format!("remove {}{pod}", short(name))
         }
         Action::DeletePod { name, .. } => format!("delete pod {}", short(name)),
+        Action::GiveUpPod { name, .. } => format!("give up {}", short(name)),
         Action::DeleteClaim { name, .. } => format!("delete claim {}", short(name)),
         Action::MarkPod {
             name,
@@ -325,6 +331,8 @@ pub(crate) fn agent(index: u32) -> Sketch {
             marked: true,
             request: None,
             guarded: true,
+            attempt: 0,
+            waiting: None,
         }),
         registration: None,
     }
@@ -367,6 +375,17 @@ impl Sketch {
 
     pub(crate) fn created(self, seconds: i64) -> Self {
         self.on_pod(|pod| pod.created_at = at(seconds))
+    }
+
+    /// A Pod that was made after so many failures in a row.
+    pub(crate) fn attempt(self, attempt: u32) -> Self {
+        self.on_pod(|pod| pod.attempt = attempt)
+    }
+
+    /// A Pod that has waited since this moment.
+    pub(crate) fn waiting(self, hold: Hold, seconds: i64) -> Self {
+        let since = at(seconds);
+        self.on_pod(|pod| pod.waiting = Some(Waiting { hold, since }))
     }
 
     pub(crate) fn running_since(self, seconds: i64) -> Self {

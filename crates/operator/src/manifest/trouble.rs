@@ -1,0 +1,215 @@
+//! What Kubernetes tells of a Pod that does not start, that was ended from outside, or that does not end. Pure; it takes
+//! the words of Kubernetes as they are and only shortens them.
+
+use api::names;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::core::v1::{ContainerState, ContainerStatus, Pod, PodCondition, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use planner::{Hold, PodPhase, Waiting};
+use serde_json::{Value, json};
+
+use super::pod::{AGENT, AgentPod};
+
+/// Reasons of a waiting container that are not trouble.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+/// Longest text of Kubernetes that is passed on, in bytes: a few of them have to fit into one message.
+const LONGEST: usize = 200;
+
+/// How long after the end of its grace period a Pod may still be there: the kubelet needs a moment to report the end.
+const DELETION_PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+
+/// What Kubernetes tells of a Pod's troubles.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Trouble {
+    /// Why it does not start, or failed.
+    pub(crate) start: Option<String>,
+    /// Why it was or is being ended, other than by its agent.
+    pub(crate) end: Option<String>,
+    /// Its node does not answer, so that nobody knows what its agent does.
+    pub(crate) node_lost: bool,
+    /// When it should be gone; `None`: nobody asked for its deletion.
+    pub(crate) due: Option<Timestamp>,
+}
+
+impl Trouble {
+    pub(crate) fn read(pod: &Pod) -> Self {
+        let status = pod.status.clone().unwrap_or_default();
+        Self {
+            start: start(&status),
+            end: end(pod, &status),
+            node_lost: node_lost(pod, &status),
+            due: pod.metadata.deletion_timestamp.as_ref().map(|due| due.0),
+        }
+    }
+
+    /// Whether the Pod should have been gone for a while.
+    pub(crate) fn is_overdue(&self, now: Timestamp) -> bool {
+        self.due.is_some_and(|due| due + DELETION_PATIENCE < now)
+    }
+}
+
+fn condition<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a PodCondition> {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == type_)
+}
+
+fn says(status: &PodStatus, type_: &str, value: &str) -> bool {
+    condition(status, type_).is_some_and(|condition| condition.status == value)
+}
+
+/// All containers, those first that run first.
+fn containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    let first = status.init_container_statuses.iter().flatten();
+    first.chain(status.container_statuses.iter().flatten())
+}
+
+fn state(container: &ContainerStatus) -> Option<&ContainerState> {
+    container.state.as_ref()
+}
+
+/// A reason and what goes with it, shortened; `None` when there is neither.
+fn told(reason: Option<&str>, message: Option<&str>) -> Option<String> {
+    let parts = [reason, message].into_iter().flatten();
+    let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
+    // The message may have several lines.
+    let mut text = parts
+        .join(": ")
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text.push('…');
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// The error that keeps a container from starting.
+fn error(status: &PodStatus) -> Option<String> {
+    containers(status).find_map(|container| {
+        let waiting = state(container)?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref()?;
+        (!STARTING.contains(&reason))
+            .then(|| told(Some(reason), waiting.message.as_deref()))
+            .flatten()
+    })
+}
+
+fn unscheduled(status: &PodStatus) -> Option<&PodCondition> {
+    condition(status, "PodScheduled").filter(|condition| condition.status == "False")
+}
+
+/// How a container failed.
+fn failed(container: &ContainerStatus) -> Option<String> {
+    let ended = state(container)?.terminated.as_ref()?;
+    if ended.exit_code == 0 {
+        return None;
+    }
+    let which = match container.name.as_str() {
+        AGENT => String::new(),
+        other => format!("{other}: "),
+    };
+    let reason = ended.reason.as_deref().filter(|reason| *reason != "Error");
+    let code = format!("{which}exit code {}", ended.exit_code);
+    let message = told(reason, ended.message.as_deref());
+    Some(message.map_or_else(|| code.clone(), |message| format!("{code}, {message}")))
+}
+
+fn start(status: &PodStatus) -> Option<String> {
+    if let Some(given_up) = condition(status, names::CONDITION_GIVEN_UP) {
+        return told(Some("did not start"), given_up.message.as_deref());
+    }
+    if status.phase.as_deref() == Some("Failed") {
+        let reason = told(status.reason.as_deref(), status.message.as_deref());
+        let failed = || containers(status).find_map(failed);
+        return Some(reason.or_else(failed).unwrap_or_else(|| "Failed".into()));
+    }
+    error(status).or_else(|| {
+        let unscheduled = unscheduled(status)?;
+        told(
+            unscheduled.reason.as_deref(),
+            unscheduled.message.as_deref(),
+        )
+    })
+}
+
+fn end(pod: &Pod, status: &PodStatus) -> Option<String> {
+    let disruption = condition(status, "DisruptionTarget");
+    let disruption = disruption.filter(|condition| condition.status == "True");
+    let disrupted = || {
+        let disruption = disruption?;
+        told(disruption.reason.as_deref(), disruption.message.as_deref())
+    };
+    let evicted = || told(status.reason.as_deref(), status.message.as_deref());
+    let killed = || {
+        let mut agents = containers(status).filter(|container| container.name == AGENT);
+        agents.find_map(failed)
+    };
+    let deleted = || {
+        let asked = pod.metadata.deletion_timestamp.is_some();
+        asked.then(|| "somebody deleted the Pod".to_owned())
+    };
+    disrupted()
+        .or_else(evicted)
+        .or_else(deleted)
+        .or_else(killed)
+        .or_else(|| node_lost(pod, status).then(|| "its node does not answer".to_owned()))
+}
+
+/// The node lifecycle controller declares the Pods of a lost node not ready, and nothing else of them; only a Pod with
+/// readiness gates may look so on a node that answers.
+fn node_lost(pod: &Pod, status: &PodStatus) -> bool {
+    let gates = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.as_ref());
+    let gated = gates.is_some_and(|gates| !gates.is_empty());
+    let unready = says(status, "ContainersReady", "True") && says(status, "Ready", "False");
+    status.phase.as_deref() == Some("Unknown") || (unready && !gated)
+}
+
+/// What the start of a Pod waits for.
+pub(super) fn waiting(pod: &Pod, phase: PodPhase, created_at: Timestamp) -> Option<Waiting> {
+    let status = pod.status.as_ref().filter(|_| phase == PodPhase::Pending)?;
+    let scheduled = condition(status, "PodScheduled")?;
+    let since = scheduled.last_transition_time.as_ref();
+    let hold = match scheduled.status.as_str() {
+        "True" if error(status).is_some() => Hold::Failing,
+        "True" => Hold::NotStarted,
+        _ => Hold::NoNode,
+    };
+    Some(Waiting {
+        hold,
+        since: since.map_or(created_at, |time| time.0),
+    })
+}
+
+/// When the operator declared the Pod failed.
+pub(super) fn given_up_at(status: &PodStatus) -> Option<Timestamp> {
+    let given_up = condition(status, names::CONDITION_GIVEN_UP)?;
+    given_up.last_transition_time.as_ref().map(|time| time.0)
+}
+
+/// The patch of a Pod's status that declares it failed, unless it has changed since it was read.
+///
+/// The kubelet takes such a Pod for one that is to be torn down, and leaves its phase as it is.
+pub(crate) fn given_up(pod: &AgentPod) -> Value {
+    let message = pod.trouble.start.clone().unwrap_or_else(|| {
+        "its node tells of no error; its events may say what it waited for, as a volume".into()
+    });
+    json!({
+        "metadata": { "uid": pod.pod.uid, "resourceVersion": pod.resource_version },
+        "status": {
+            "phase": "Failed",
+            "reason": "NotStarted",
+            "message": message,
+            "conditions": [{
+                "type": names::CONDITION_GIVEN_UP, "status": "True", "reason": "NotStarted", "message": message,
+                "lastTransitionTime": Time(Timestamp::now()),
+            }],
+        },
+    })
+}
