@@ -101,6 +101,16 @@ impl HollowNode {
         self.pods.tell(namespace, name, Command::Crash(exit_code))
     }
 
+    /// The kernel kills the pod's agent, as it needs more memory than it may have. Whether the node has such a pod.
+    pub fn kill_for_memory(&self, namespace: &str, name: &str) -> bool {
+        self.pods.tell(namespace, name, Command::KillForMemory)
+    }
+
+    /// The kubelet ends the pod, as the node is short of something; the pod object stays. Whether the node has such a pod.
+    pub fn evict(&self, namespace: &str, name: &str) -> bool {
+        self.pods.tell(namespace, name, Command::Evict)
+    }
+
     /// The node is lost: all processes die, the node is no longer ready, nothing is reported, and pods stay as they are
     /// until they are removed by force or the node is back.
     ///

@@ -49,6 +49,10 @@ pub(crate) enum Command {
     Vanish,
     /// The agent is to die with this exit code.
     Crash(i32),
+    /// The kernel kills the agent, as it needs more memory than it may have.
+    KillForMemory,
+    /// The kubelet ends the pod, as the node is short of something: everything dies, and the pod object stays.
+    Evict,
     /// The node is lost.
     Lose,
     /// The node is back.
@@ -99,6 +103,12 @@ pub(crate) async fn live(
                 life.report_end(code, code).await;
                 return life.ended(commands).await;
             }
+            Some(Command::Evict) => {
+                life.report_eviction().await;
+                return life.ended(commands).await;
+            }
+            // Nothing runs yet.
+            Some(Command::KillForMemory) => {}
             // Starting waits for the node, so it only has to begin again.
             Some(Command::Lose | Command::Recover) => {}
         }
@@ -165,6 +175,16 @@ impl Life {
                 Some(Command::Crash(code)) => {
                     kill(&agent);
                     agent = Some(Box::new(Exited(code)));
+                }
+                Some(Command::KillForMemory) => {
+                    kill(&agent);
+                    self.report_out_of_memory().await;
+                    return self.ended(commands).await;
+                }
+                Some(Command::Evict) => {
+                    kill(&agent);
+                    self.report_eviction().await;
+                    return self.ended(commands).await;
                 }
                 Some(Command::Lose) => {
                     kill(&agent);
@@ -248,6 +268,16 @@ impl Life {
                         .await;
                     return self.lost_while_deleted(commands).await;
                 }
+                Step::Told(Some(Command::KillForMemory)) => {
+                    process.kill();
+                    self.report_out_of_memory().await;
+                    return self.remove().await;
+                }
+                Step::Told(Some(Command::Evict)) => {
+                    process.kill();
+                    self.report_eviction().await;
+                    return self.remove().await;
+                }
                 Step::Told(Some(Command::Recover)) => {}
                 Step::Told(Some(Command::Delete(grace))) => {
                     deadline = deadline.min(Instant::now() + grace);
@@ -272,7 +302,9 @@ impl Life {
                 Some(Command::Vanish) => return self.remove().await,
                 Some(Command::Recover) => return self.report_lost_end().await,
                 Some(Command::Delete(_)) => return self.lost_while_deleted(commands).await,
-                Some(Command::Crash(_) | Command::Lose) => {}
+                Some(
+                    Command::Crash(_) | Command::KillForMemory | Command::Evict | Command::Lose,
+                ) => {}
             }
         }
     }
@@ -287,7 +319,13 @@ impl Life {
                     self.report_lost_end().await;
                     return self.remove().await;
                 }
-                Some(Command::Crash(_) | Command::Lose | Command::Delete(_)) => {}
+                Some(
+                    Command::Crash(_)
+                    | Command::KillForMemory
+                    | Command::Evict
+                    | Command::Lose
+                    | Command::Delete(_),
+                ) => {}
             }
         }
     }
@@ -312,7 +350,13 @@ impl Life {
             match commands.recv().await {
                 None | Some(Command::Gone) => return,
                 Some(Command::Delete(_) | Command::Vanish) => return self.remove().await,
-                Some(Command::Crash(_) | Command::Lose | Command::Recover) => {}
+                Some(
+                    Command::Crash(_)
+                    | Command::KillForMemory
+                    | Command::Evict
+                    | Command::Lose
+                    | Command::Recover,
+                ) => {}
             }
         }
     }
@@ -326,6 +370,26 @@ impl Life {
         self.node
             .cluster
             .report(&self.id, status::ended(&self.pod, self.started, ends))
+            .await;
+    }
+
+    async fn report_out_of_memory(&self) {
+        let ends = Ends {
+            agent: KILLED,
+            others: KILLED,
+            reason: Some("OOMKilled"),
+        };
+        self.node
+            .cluster
+            .report(&self.id, status::ended(&self.pod, self.started, ends))
+            .await;
+    }
+
+    async fn report_eviction(&self) {
+        let message = "The node was low on resource: ephemeral-storage.";
+        self.node
+            .cluster
+            .report(&self.id, status::evicted(message))
             .await;
     }
 

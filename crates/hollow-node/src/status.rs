@@ -141,6 +141,20 @@ pub(crate) fn ended(pod: &Pod, started: Timestamp, ends: Ends) -> Value {
     })
 }
 
+/// The kubelet has ended the pod, and says nothing of its containers.
+pub(crate) fn evicted(message: &str) -> Value {
+    json!({
+        "phase": "Failed",
+        "reason": "Evicted",
+        "message": message,
+        "conditions": [
+            condition("DisruptionTarget", true, "TerminationByKubelet", message),
+            condition("Ready", false, "PodFailed", ""),
+            condition("ContainersReady", false, "PodFailed", ""),
+        ],
+    })
+}
+
 fn reason_of(exit_code: i32) -> &'static str {
     if exit_code == 0 { "Completed" } else { "Error" }
 }

@@ -79,6 +79,36 @@ async fn agents_crash_and_exit_as_told() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn agents_are_killed_from_outside() -> anyhow::Result<()> {
+    let bed = Bed::new().await?;
+    for name in ["hungry", "evicted"] {
+        bed.create(name, &[]).await?;
+        bed.until_phase(name, "Running").await?;
+    }
+    assert!(bed.node.kill_for_memory(&bed.namespace, "hungry"));
+    let pod = bed.until_phase("hungry", "Failed").await?;
+    let ended = agent_state(&pod).unwrap().terminated.unwrap();
+    assert_eq!(
+        (ended.exit_code, ended.reason.as_deref()),
+        (137, Some("OOMKilled"))
+    );
+    assert!(bed.node.evict(&bed.namespace, "evicted"));
+    let pod = bed.until_phase("evicted", "Failed").await?;
+    assert_eq!(
+        pod.status.as_ref().unwrap().reason.as_deref(),
+        Some("Evicted")
+    );
+    assert_eq!(
+        condition(&pod, "DisruptionTarget"),
+        Some(("True", "TerminationByKubelet"))
+    );
+    for name in ["hungry", "evicted"] {
+        assert_eq!(bed.puppets.state(name).borrow().exit_code, Some(137));
+    }
+    bed.node.stop().await
+}
+
+#[tokio::test]
 async fn a_pod_vanishes_without_a_goodbye() -> anyhow::Result<()> {
     let bed = Bed::new().await?;
     bed.node.inject(Rule::new(What::Vanish).named("by-rule"));
