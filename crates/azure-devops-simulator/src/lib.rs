@@ -15,7 +15,7 @@ mod server;
 pub mod world;
 
 pub use control::Control;
-pub use server::Simulator;
+pub use server::{Moment, Passing, Simulator};
 pub use world::{
     AgentSpec, AgentView, Fault, FaultKind, JobResult, JobSpec, JobView, Outcome, PatSpec,
     RateLimit, RequestCounts, Scope, Settings, Summary, Switches, World,

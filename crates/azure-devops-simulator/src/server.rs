@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -27,7 +28,7 @@ use url::Url;
 
 use crate::{
     control::Control,
-    world::{Method, Reply, Request, Response, Settings, Topic, Wait, World},
+    world::{Asked, Method, Reply, Request, Response, Settings, Topic, Wait, World},
 };
 
 /// A running simulator. It stops when dropped.
@@ -95,6 +96,15 @@ impl Simulator {
         self.shared.with_world(|world, _| act(world))
     }
 
+    /// Lets `hook` look at every request that is served, right before and right after it takes effect, and do in the
+    /// world what it likes: nothing else happens in between. The former hook is forgotten.
+    pub fn on_request(
+        &self,
+        hook: impl FnMut(&mut World, Timestamp, &Passing<'_>) + Send + 'static,
+    ) {
+        self.shared.lock().hook = Some(Hook(Box::new(hook)));
+    }
+
     /// Stops serving: open connections are closed.
     pub async fn shutdown(self) {
         self.stop.cancel();
@@ -105,6 +115,37 @@ impl Simulator {
 impl Drop for Simulator {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// A request as a hook sees it.
+#[derive(Debug)]
+pub struct Passing<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// What it asks for.
+    pub asked: Asked,
+    /// Where it is.
+    pub moment: Moment,
+}
+
+/// Where a request is when a hook sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It has come, and nothing was done about it.
+    Before,
+    /// It was served; the reply has not left.
+    After {
+        /// The reply's status.
+        status: u16,
+    },
+}
+
+struct Hook(Box<dyn FnMut(&mut World, Timestamp, &Passing<'_>) + Send>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hook")
     }
 }
 
@@ -122,6 +163,31 @@ struct State {
     waiting: HashMap<Topic, Arc<Notify>>,
     /// Until when the timer sleeps.
     timer: Option<Timestamp>,
+    hook: Option<Hook>,
+}
+
+impl State {
+    /// Lets the world handle a request, and the hook see it.
+    fn handle(&mut self, now: Timestamp, request: &Request) -> Response {
+        let (Some(Hook(hook)), Some(asked)) = (&mut self.hook, request.asked()) else {
+            return self.world.handle(now, request);
+        };
+        let mut passing = Passing {
+            request,
+            asked,
+            moment: Moment::Before,
+        };
+        hook(&mut self.world, now, &passing);
+        let response = self.world.handle(now, request);
+        // A poll that waits for a message changes nothing when it ends.
+        if let Response::Reply(reply) = &response {
+            passing.moment = Moment::After {
+                status: reply.status,
+            };
+            hook(&mut self.world, now, &passing);
+        }
+        response
+    }
 }
 
 impl Shared {
@@ -130,6 +196,7 @@ impl Shared {
             world,
             waiting: HashMap::new(),
             timer: None,
+            hook: None,
         };
         Self {
             state: Mutex::new(state),
@@ -146,9 +213,9 @@ impl Shared {
 
     /// Like [`Self::with_world`]; where the response is to wait, the promise to be woken comes
     /// with it, made before anything else can change.
-    fn ask(&self, act: impl FnOnce(&mut World, Timestamp) -> Response) -> Answer {
+    fn ask(&self, act: impl FnOnce(&mut State, Timestamp) -> Response) -> Answer {
         let mut state = self.lock();
-        let response = act(&mut state.world, Timestamp::now());
+        let response = act(&mut state, Timestamp::now());
         self.settle(&mut state);
         match response {
             Response::Reply(reply) => Answer::Reply(reply),
@@ -257,7 +324,7 @@ async fn answer(
         *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
         return Ok(response);
     };
-    let mut answer = shared.ask(|world, now| world.handle(now, &request));
+    let mut answer = shared.ask(|state, now| state.handle(now, &request));
     let reply = loop {
         match answer {
             Answer::Reply(reply) => break reply,
@@ -266,7 +333,7 @@ async fn answer(
                     () = notified => {}
                     () = tokio::time::sleep(until(wait.until)) => {}
                 }
-                answer = shared.ask(|world, now| world.resume(now, *wait));
+                answer = shared.ask(|state, now| state.world.resume(now, *wait));
             }
         }
     };

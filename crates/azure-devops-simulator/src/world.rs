@@ -53,6 +53,7 @@ use self::{
 };
 pub use self::{
     access::{PatSpec, Scope},
+    call::Asked,
     control::{AgentSpec, AgentView, Changed, ControlError, Summary},
     fault::{Fault, FaultKind},
     job::{JobResult, JobSpec, JobView, Outcome},

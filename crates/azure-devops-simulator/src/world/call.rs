@@ -90,6 +90,29 @@ impl Access {
     }
 }
 
+/// What a request asks for, as those who watch requests need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The operation, named as request counts name it (`Agents.Delete`).
+    pub operation: &'static str,
+    /// Id of the agent pool that it is about.
+    pub pool: Option<i64>,
+    /// Id of the agent that it is about.
+    pub agent: Option<i64>,
+}
+
+impl Request {
+    /// What the request asks for; `None` for what the service does not serve.
+    pub fn asked(&self) -> Option<Asked> {
+        let call = Call::parse(self, Address::parse(&self.segments)?.rest)?;
+        Some(Asked {
+            operation: call.operation(),
+            pool: call.pool(),
+            agent: call.agent(),
+        })
+    }
+}
+
 impl Call {
     pub(crate) fn parse(request: &Request, rest: &[String]) -> Option<Self> {
         use Method::{Delete, Get, Head, Options, Patch, Post, Put};
@@ -261,6 +284,17 @@ impl Call {
             | Self::DeleteSession { pool, .. }
             | Self::GetMessage { pool }
             | Self::DeleteMessage { pool, .. } => Some(pool),
+            _ => None,
+        }
+    }
+
+    fn agent(&self) -> Option<i64> {
+        match *self {
+            Self::GetAgent { agent, .. }
+            | Self::ReplaceAgent { agent, .. }
+            | Self::UpdateAgent { agent, .. }
+            | Self::DeleteAgent { agent, .. }
+            | Self::SetUserCapabilities { agent, .. } => Some(agent),
             _ => None,
         }
     }

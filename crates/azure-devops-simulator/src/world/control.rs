@@ -362,6 +362,39 @@ impl World {
             .map_err(|_| ControlError::BadAgent(name))
     }
 
+    /// An agent by its id.
+    pub fn agent(
+        &self,
+        organization: &str,
+        pool: &str,
+        id: i64,
+    ) -> Result<AgentView, ControlError> {
+        let agents = &self.pool_by_name(organization, pool)?.agents;
+        let agent = agents.get(&id).map(AgentView::of);
+        agent.ok_or_else(|| ControlError::NoAgent(id.to_string()))
+    }
+
+    /// Enables or disables an agent as a person does on the agent's page: it may get a job at once.
+    pub fn enable_agent_by_hand(
+        &mut self,
+        now: Timestamp,
+        organization: &str,
+        pool: &str,
+        id: i64,
+        enabled: bool,
+    ) -> Result<(), ControlError> {
+        self.tick(now);
+        let key = self.key(organization, pool)?;
+        let changed = self.within(now, key, |pool, context| {
+            pool.agents.get_mut(&id)?.enabled = enabled;
+            pool.reconsider(id, context);
+            Some(())
+        });
+        changed
+            .flatten()
+            .ok_or_else(|| ControlError::NoAgent(id.to_string()))
+    }
+
     /// Removes an agent, whatever it is doing; a job that it runs is lost.
     pub fn delete_agent_by_hand(
         &mut self,
