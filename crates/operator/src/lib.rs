@@ -5,6 +5,7 @@
 
 pub mod cli;
 mod client;
+pub mod decide;
 mod events;
 mod http;
 pub mod lease;

@@ -20,6 +20,7 @@ use report::Finding;
 pub(crate) use report::Reports;
 
 use crate::{
+    decide::Decide,
     events::Events,
     manifest::{claim::AgentClaim, pod::AgentPod},
     mirror::{Mirror, PoolKey},
@@ -38,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) client: kube::Client,
     /// Those to Azure DevOps; their writes do, too.
     pub(crate) connections: azure_devops::Connections,
+    pub(crate) decide: Decide,
     /// Uid of the namespace `kube-system`, which names the cluster.
     pub(crate) cluster: String,
     pub(crate) pods: Mirror<AgentPod>,
@@ -179,8 +181,7 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
     };
 
     let now = Timestamp::now();
-    let plan = planner::plan(&observed.snapshot, now);
-    let breaches = planner::check(&observed.snapshot, &plan, now);
+    let (plan, breaches) = (context.decide)(&observed.snapshot, now);
     let done = if breaches.is_empty() {
         if !plan.actions.is_empty() && !deleting {
             finalize::hold(pool, &identity, context).await?;

@@ -31,6 +31,7 @@ use tokio_util::{
 use crate::{
     cli::RunArgs,
     client,
+    decide::{self, Decide},
     events::Events,
     http::{self, Readiness},
     lease::{Candidate, Election, Gate, Holder, Lost},
@@ -85,6 +86,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         namespaces,
         listener,
         election,
+        decide: decide::of_this_build(),
     };
     operate(operator, stop).await
 }
@@ -99,6 +101,8 @@ pub struct Operator {
     pub listener: TcpListener,
     /// The election that it takes part in; `None`: it is the only one, and acts at once.
     pub election: Option<Election>,
+    /// How plans come about.
+    pub decide: Decide,
 }
 
 /// Operates until `stop` is cancelled, then hands over; with an election, only while it is won. Fails with [`Lost`] when
@@ -109,6 +113,7 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         namespaces,
         listener,
         election,
+        decide,
     } = operator;
     install_tls();
     let (client, gate, candidate) = take_part(config, election)?;
@@ -153,6 +158,7 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
             tasks.clone(),
         ),
         subscriptions,
+        decide,
         events: Events::start(&client, &writers, written.clone()),
         reports: reconcile::Reports::default(),
         backoff: reconcile::Backoff::default(),

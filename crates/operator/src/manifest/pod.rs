@@ -195,15 +195,8 @@ fn spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
                 allow_privilege_escalation: Some(false),
                 ..ContainerSecurityContext::default()
             }),
-            lifecycle: Some(Lifecycle {
-                pre_stop: Some(LifecycleHandler {
-                    exec: Some(ExecAction {
-                        command: Some(vec!["/bin/sh".into(), "-c".into(), PRE_STOP.into()]),
-                    }),
-                    ..LifecycleHandler::default()
-                }),
-                ..Lifecycle::default()
-            }),
+            // The hook would save most of the jobs that a naive removal hits, and hide it so.
+            lifecycle: (!cfg!(feature = "naive-removal")).then(lifecycle),
             ..Container::default()
         }],
         volumes: some(volumes.into_iter().chain(certificates).collect()),
@@ -216,6 +209,18 @@ fn spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         ..PodSpec::default()
+    }
+}
+
+fn lifecycle() -> Lifecycle {
+    Lifecycle {
+        pre_stop: Some(LifecycleHandler {
+            exec: Some(ExecAction {
+                command: Some(vec!["/bin/sh".into(), "-c".into(), PRE_STOP.into()]),
+            }),
+            ..LifecycleHandler::default()
+        }),
+        ..Lifecycle::default()
     }
 }
 

@@ -25,6 +25,7 @@ use kube::{
     },
 };
 use operator::{
+    decide::Decide,
     lease::{self, Election, Times},
     run::{Operator, operate},
 };
@@ -47,6 +48,8 @@ pub(crate) struct Bed {
     pub(crate) control: Control,
     pub(crate) token: String,
     pub(crate) node: HollowNode,
+    /// How the operator comes by its plans.
+    pub(crate) decide: Decide,
     operator: Option<Running>,
 }
 
@@ -110,6 +113,7 @@ impl Bed {
             control,
             token,
             node,
+            decide: operator::decide::checked,
             operator: None,
         };
         bed.secret("pat-token", &[("token", &bed.token)]).await;
@@ -138,6 +142,7 @@ impl Bed {
                 .collect(),
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             election: Some(election(&self.namespace)),
+            decide: self.decide,
         };
         let task = tokio::spawn(operate(operator, stop.clone()));
         self.operator = Some(Running { stop, task });
