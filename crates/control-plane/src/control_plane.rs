@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, ServiceAccount},
@@ -42,6 +42,31 @@ pub struct ControlPlane {
     server: String,
     credentials: Credentials,
     processes: Processes,
+}
+
+/// A program of the control plane, to be killed and started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The database.
+    Etcd,
+    /// The API server.
+    ApiServer,
+    /// The controllers of Kubernetes.
+    ControllerManager,
+}
+
+impl Program {
+    /// All of them, in the order in which they need each other.
+    pub const ALL: [Self; 3] = [Self::Etcd, Self::ApiServer, Self::ControllerManager];
+
+    /// Its name, also that of its log in [`ControlPlane::folder`].
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::ApiServer => "kube-apiserver",
+            Self::ControllerManager => "kube-controller-manager",
+        }
+    }
 }
 
 /// What a control plane does besides its work.
@@ -171,6 +196,50 @@ impl ControlPlane {
         audit::read(&self.audit_file())
     }
 
+    /// Kills a program (SIGKILL), and returns once it is dead. What it has written stays, and so does its port, which nobody
+    /// is told of: [`ControlPlane::restart`] brings it back.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill(&mut self, program: Program) -> anyhow::Result<()> {
+        self.processes.kill(program.name())?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while self.is_running(program) {
+            if Instant::now() >= deadline {
+                bail!("{} does not die", program.name());
+            }
+            time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Starts a program that has ended, on the same port and with the same files. It does not wait until the program is
+    /// ready: see [`ControlPlane::is_ready`].
+    ///
+    /// # Errors
+    /// When the program still runs, or cannot be started.
+    pub fn restart(&mut self, program: Program) -> anyhow::Result<()> {
+        ensure!(!self.is_running(program), "{} still runs", program.name());
+        self.processes.restart(program.name())
+    }
+
+    /// Whether a program has not ended.
+    pub fn is_running(&self, program: Program) -> bool {
+        self.processes.is_running(program.name())
+    }
+
+    /// Whether the API server says that it is ready, which it is not without etcd.
+    pub async fn is_ready(&self) -> bool {
+        let Ok(request) = kube::core::Request::new("").get("readyz", &GetParams::default()) else {
+            return false;
+        };
+        let Ok(client) = self.client() else {
+            return false;
+        };
+        // It refuses connections, then requests, before it is ready: every answer but a success means "not yet".
+        client.request_text(request).await.is_ok()
+    }
+
     /// Stops the control plane, and waits until all its processes and files are gone; a fraction of a second.
     ///
     /// # Errors
@@ -217,18 +286,20 @@ impl ControlPlane {
             control_plane.etcd_arguments(&etcd, &format!("http://127.0.0.1:{peer_port}"));
         control_plane
             .processes
-            .spawn("etcd", &binaries.etcd, &etcd_arguments)?;
+            .spawn(Program::Etcd.name(), &binaries.etcd, &etcd_arguments)?;
         let arguments = control_plane.apiserver_arguments(&etcd, secure_port, options);
-        control_plane
-            .processes
-            .spawn("kube-apiserver", &binaries.kube_apiserver, &arguments)?;
+        control_plane.processes.spawn(
+            Program::ApiServer.name(),
+            &binaries.kube_apiserver,
+            &arguments,
+        )?;
         control_plane
             .until("the API server is ready", async |this| this.ready().await)
             .await?;
 
         let arguments = control_plane.controller_manager_arguments();
         control_plane.processes.spawn(
-            "kube-controller-manager",
+            Program::ControllerManager.name(),
             &binaries.kube_controller_manager,
             &arguments,
         )?;
@@ -264,9 +335,7 @@ impl ControlPlane {
             return Ok(false);
         }
         self.credentials.write_kubeconfigs(&self.server)?;
-        let request = kube::core::Request::new("").get("readyz", &GetParams::default())?;
-        // It refuses connections, then requests, before it is ready: every answer but a success means "not yet".
-        Ok(self.client()?.request_text(request).await.is_ok())
+        Ok(self.is_ready().await)
     }
 
     fn etcd_arguments(&self, client: &str, peer: &str) -> Vec<String> {

@@ -22,15 +22,18 @@ pub enum User {
     Operator,
     /// The hollow node.
     HollowNode,
+    /// Somebody who deletes what belongs to others.
+    Stranger,
     /// kube-controller-manager itself. Its controllers use their own service accounts in `kube-system`.
     ControllerManager,
 }
 
 impl User {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Admin,
         Self::Operator,
         Self::HollowNode,
+        Self::Stranger,
         Self::ControllerManager,
     ];
 
@@ -40,6 +43,7 @@ impl User {
             Self::Admin => "admin",
             Self::Operator => "operator",
             Self::HollowNode => "hollow-node",
+            Self::Stranger => "stranger",
             Self::ControllerManager => "kube-controller-manager",
         }
     }

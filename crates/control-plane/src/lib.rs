@@ -14,5 +14,5 @@ mod credentials;
 mod processes;
 
 pub use audit::AuditEvent;
-pub use control_plane::{ControlPlane, Options};
+pub use control_plane::{ControlPlane, Options, Program};
 pub use credentials::User;

@@ -8,7 +8,8 @@
 //! - A program's own shell reports its process id before it becomes the program and lets go of the pipe, so there is no
 //!   moment at which a program runs and the watchdog does not know of it.
 //! - Each process leads a process group of its own: a Ctrl-C in the terminal reaches only us, and the watchdog does its work.
-//! - Nobody reaps a program before the watchdog has ended, so an id that it kills belongs to no other process.
+//! - Nobody reaps a program before the watchdog has ended, so an id that it kills belongs to no other process. That holds
+//!   for a program that was killed and started again, too: what is left of its former process stays until the end.
 
 use std::{
     fs, io,
@@ -36,7 +37,7 @@ until rm -rf "$1" 2>/dev/null || [ "$tries" -ge 50 ]; do tries=$((tries + 1)); s
 "#;
 
 /// `$1` is the log, the rest the program and its arguments.
-const PROGRAM: &str = r#"log=$1; shift; echo $$; exec "$@" >"$log" 2>&1"#;
+const PROGRAM: &str = r#"log=$1; shift; echo $$; exec "$@" >>"$log" 2>&1"#;
 
 /// Running programs and the folder that holds all their files. Dropping it ends the programs and removes the folder.
 #[derive(Debug)]
@@ -46,11 +47,15 @@ pub(crate) struct Processes {
     lifeline: Option<PipeWriter>,
     watchdog: Child,
     programs: Vec<Program>,
+    /// Killed or ended, and started again since; not reaped.
+    former: Vec<Child>,
 }
 
 #[derive(Debug)]
 struct Program {
     name: &'static str,
+    file: PathBuf,
+    arguments: Vec<String>,
     process: Child,
 }
 
@@ -76,6 +81,7 @@ impl Processes {
                 lifeline: Some(writer),
                 watchdog,
                 programs: Vec::new(),
+                former: Vec::new(),
             }),
             Err(error) => {
                 let _ = fs::remove_dir_all(&folder); // the error that matters is the other one
@@ -88,26 +94,70 @@ impl Processes {
     pub(crate) fn spawn(
         &mut self,
         name: &'static str,
-        program: &Path,
+        file: &Path,
         arguments: &[String],
     ) -> anyhow::Result<()> {
+        let process = self.run(name, file, arguments)?;
+        self.programs.push(Program {
+            name,
+            file: file.to_owned(),
+            arguments: arguments.to_vec(),
+            process,
+        });
+        Ok(())
+    }
+
+    /// Kills a program. It may take a moment until [`Processes::is_running`] says so.
+    pub(crate) fn kill(&mut self, name: &str) -> anyhow::Result<()> {
+        self.program(name)?
+            .process
+            .kill()
+            .with_context(|| format!("cannot kill {name}"))
+    }
+
+    /// Starts a program anew that has ended, with the same arguments and the same log.
+    pub(crate) fn restart(&mut self, name: &'static str) -> anyhow::Result<()> {
+        let Program {
+            file, arguments, ..
+        } = self.program(name)?;
+        let (file, arguments) = (file.clone(), arguments.clone());
+        let process = self.run(name, &file, &arguments)?;
+        let former = std::mem::replace(&mut self.program(name)?.process, process);
+        self.former.push(former);
+        Ok(())
+    }
+
+    /// Whether the program has not ended. It reaps nothing, so the answer is the system's own view of the process.
+    pub(crate) fn is_running(&self, name: &str) -> bool {
+        self.programs
+            .iter()
+            .find(|program| program.name == name)
+            .is_some_and(|program| !is_zombie(program.process.id()))
+    }
+
+    fn program(&mut self, name: &str) -> anyhow::Result<&mut Program> {
+        self.programs
+            .iter_mut()
+            .find(|program| program.name == name)
+            .with_context(|| format!("{name} was never started"))
+    }
+
+    fn run(&self, name: &'static str, file: &Path, arguments: &[String]) -> anyhow::Result<Child> {
         let lifeline = self
             .lifeline
             .as_ref()
             .context("the control plane is being stopped")?;
-        let process = Command::new("sh")
+        Command::new("sh")
             .args(["-c", PROGRAM, name])
             .arg(self.log(name))
-            .arg(program)
+            .arg(file)
             .args(arguments)
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(lifeline.try_clone()?)
             .process_group(0)
             .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
-        self.programs.push(Program { name, process });
-        Ok(())
+            .with_context(|| format!("cannot start {name}"))
     }
 
     /// Fails if a program has ended. To be called only while starting up, and then followed by a stop: it reaps.
@@ -136,6 +186,7 @@ impl Processes {
         self.programs
             .iter()
             .map(|program| &program.process)
+            .chain(&self.former)
             .chain([&self.watchdog])
             .map(Child::id)
             .collect()
@@ -154,6 +205,11 @@ impl Processes {
                 .process
                 .wait()
                 .with_context(|| format!("cannot wait for {}", program.name))?;
+        }
+        for process in &mut self.former {
+            process
+                .wait()
+                .context("cannot wait for a program that was started again")?;
         }
         ensure!(
             !self.folder.exists(),
@@ -179,6 +235,15 @@ impl Processes {
     fn log(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.log"))
     }
+}
+
+/// Whether a child of ours has ended, by the state in `/proc/{id}/stat`, which follows the name in brackets (proc(5)).
+fn is_zombie(id: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    matches!(state, None | Some('Z' | 'X'))
 }
 
 impl Drop for Processes {

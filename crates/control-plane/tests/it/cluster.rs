@@ -32,6 +32,7 @@ async fn clients_and_kubeconfigs_of_all_users_work() -> anyhow::Result<()> {
         User::Admin,
         User::Operator,
         User::HollowNode,
+        User::Stranger,
         User::ControllerManager,
     ] {
         let kubeconfig = Kubeconfig::read_from(control_plane.kubeconfig_as(user))?;

@@ -4,3 +4,4 @@
 
 mod cluster;
 mod left_behind;
+mod restart;
