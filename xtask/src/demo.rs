@@ -8,9 +8,7 @@ mod examples;
 mod figures;
 mod history;
 mod load;
-mod operator;
 mod picture;
-mod pods;
 mod screen;
 mod summary;
 mod table;
@@ -24,13 +22,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time,
-};
+use tokio::time;
 
 use crate::{
     demo::{figures::Figures, load::Load, screen::Screen, world::World},
+    interrupt::{self, Interrupt},
     output, repository,
 };
 
@@ -60,8 +56,6 @@ pub(crate) struct Args {
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two pictures on the screen: smooth for the eye, light for the machine.
 const FRAME: Duration = Duration::from_millis(250);
-/// Exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT.
-const INTERRUPTED: u8 = 130;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -73,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if end.is_none() {
             output::line("\nInterrupted; everything that was started is stopped and removed.");
         }
-        Ok(end.unwrap_or(ExitCode::from(INTERRUPTED)))
+        Ok(end.unwrap_or(ExitCode::from(interrupt::EXIT_CODE)))
     })
 }
 
@@ -166,26 +160,4 @@ async fn carry_out(world: &World, mut load: Load) -> Result<bool> {
 
 fn write(file: &PathBuf, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
-}
-
-/// Ctrl-C or SIGTERM: what is running is stopped in order, instead of dying in the middle.
-struct Interrupt {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupt {
-    fn listen() -> Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

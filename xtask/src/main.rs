@@ -3,9 +3,13 @@
 //! Nothing here ships with the operator, and nothing here is needed to build it.
 
 mod check;
+mod cluster;
 mod demo;
 mod generate;
+mod interrupt;
+mod operator;
 mod output;
+mod pods;
 mod repository;
 mod stages;
 mod test;

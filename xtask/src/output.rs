@@ -3,8 +3,10 @@
 use std::{
     fmt::Display,
     io::{self, Write as _},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use anyhow::{Context as _, Result};
 
 /// Writes a line.
 pub(crate) fn line(text: impl Display) {
@@ -15,6 +17,18 @@ pub(crate) fn line(text: impl Display) {
 pub(crate) fn write(text: impl Display) {
     let mut stdout = io::stdout().lock();
     let _ = write!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// Does a step and prints its name, its time and what it has to say.
+pub(crate) async fn step<T>(
+    name: &str,
+    work: impl Future<Output = Result<(T, String)>>,
+) -> Result<T> {
+    let started = Instant::now();
+    let (value, remark) = work.await.with_context(|| format!("failed: {name}"))?;
+    let text = format!("  {name:<30} {:>9}   {remark}", duration(started.elapsed()));
+    self::line(text.trim_end());
+    Ok(value)
 }
 
 /// `4.1 s` below a minute, `2:05 min` above.

@@ -4,7 +4,7 @@
 use azure_devops_simulator::JobView;
 use jiff::Timestamp;
 
-use crate::demo::pods::PodLife;
+use crate::pods::PodLife;
 
 /// The history of one RunnerPool.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ mod start;
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -23,12 +23,11 @@ use crate::{
     demo::{
         examples::Example,
         history::History,
-        operator::Operator,
-        pods::PodWatch,
         screen::{PoolView, View},
         table::Columns,
     },
-    output,
+    operator::Operator,
+    pods::PodWatch,
 };
 
 /// Where the RunnerPools are: kubectl's own default, so that no one has to type it.
@@ -219,16 +218,4 @@ impl World {
     {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
-}
-
-/// Does a step and prints its name, its time and what it has to say.
-async fn step<T>(name: &str, work: impl Future<Output = Result<(T, String)>>) -> Result<T> {
-    let started = Instant::now();
-    let (value, remark) = work.await.with_context(|| format!("failed: {name}"))?;
-    let line = format!(
-        "  {name:<30} {:>9}   {remark}",
-        output::duration(started.elapsed())
-    );
-    output::line(line.trim_end());
-    Ok(value)
 }

@@ -12,8 +12,11 @@ use kube::{
 use serde::Serialize;
 use tokio::time;
 
-use super::{LOOK_AGAIN, TIMEOUT, World, step};
-use crate::{demo::examples::Example, output};
+use super::{LOOK_AGAIN, TIMEOUT, World};
+use crate::{
+    demo::examples::Example,
+    output::{self, step},
+};
 
 /// What was still there after the RunnerPools had been deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -14,36 +14,27 @@ use control_plane::{ControlPlane, Options, User, binaries};
 use futures::StreamExt as _;
 use hollow_node::{HollowNode, Settings as NodeSettings, SimulatedAgents};
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::{core::v1::Secret, storage::v1::StorageClass},
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-};
+use k8s_openapi::api::{core::v1::Secret, storage::v1::StorageClass};
 use kube::{
-    Api, Client, ResourceExt as _,
-    api::{Patch, PatchParams, PostParams},
+    Api, Client,
     runtime::{
-        WatchStreamExt as _, conditions,
+        WatchStreamExt as _,
         reflector::{self, ObjectRef, Store},
-        wait::await_condition,
         watcher,
     },
 };
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{task::AbortHandle, time};
 
-use super::{LOOK_AGAIN, NAMESPACE, OPERATOR, TIMEOUT, World, step};
+use super::{LOOK_AGAIN, NAMESPACE, OPERATOR, TIMEOUT, World};
 use crate::{
-    demo::{
-        examples::Example,
-        operator::{self, Operator},
-        pods::PodWatch,
-        table::Columns,
-    },
-    output, repository,
+    cluster,
+    demo::{examples::Example, table::Columns},
+    operator::{self, Operator},
+    output::{self, step},
+    pods::PodWatch,
+    repository,
 };
-
-const FIELD_MANAGER: &str = "xtask-demo";
 
 /// What image pulls and mounts take on a node that has the image.
 const START_DELAY: Duration = Duration::from_secs(1);
@@ -103,7 +94,7 @@ impl World {
         })
         .await?;
         let (operator, columns) = step("operator", async {
-            let crd = install_crd(&client, &operator::crd(&program)?).await?;
+            let crd = cluster::install_crd(&client, &operator::crd(&program)?).await?;
             let kubeconfig = control_plane.kubeconfig_as(User::Operator);
             let log = repository::target()?.join("demo-operator.log");
             let operator = Operator::start(&program, &kubeconfig, log)?;
@@ -146,15 +137,14 @@ impl World {
         }
         for (name, values) in secrets {
             let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": values });
-            self.put(&self.namespaced::<Secret>(), &name, &secret)
-                .await?;
+            cluster::put(&self.namespaced::<Secret>(), &name, &secret).await?;
         }
         for name in classes {
             let class = json!({
                 "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": name },
                 "provisioner": "kubernetes.io/host-path",
             });
-            self.put(
+            cluster::put(
                 &Api::<StorageClass>::all(self.client.clone()),
                 &name,
                 &class,
@@ -165,8 +155,7 @@ impl World {
             let (manifest, name) = (example.at(root.as_str()), example.name());
             let what = format!("examples/{}", example.file);
             step(&what, async {
-                self.put(&self.namespaced::<RunnerPool>(), name, &manifest)
-                    .await?;
+                cluster::put(&self.namespaced::<RunnerPool>(), name, &manifest).await?;
                 let remark = [&[name.to_owned()], example.changes.as_slice()].concat();
                 Ok(((), remark.join(", with ")))
             })
@@ -194,23 +183,6 @@ impl World {
             conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
         });
         ready && self.pool_view(example).is_settled()
-    }
-
-    /// As `kubectl apply --server-side`.
-    async fn put<K>(&self, api: &Api<K>, name: &str, manifest: &Value) -> Result<()>
-    where
-        K: Clone + DeserializeOwned + std::fmt::Debug,
-    {
-        let patched = api
-            .patch(
-                name,
-                &PatchParams::apply(FIELD_MANAGER),
-                &Patch::Apply(manifest),
-            )
-            .await;
-        patched
-            .map(drop)
-            .with_context(|| format!("cannot apply {name}"))
     }
 
     async fn until(&self, what: &str, so: impl Fn() -> bool) -> Result<()> {
@@ -274,23 +246,6 @@ fn node_settings(examples: &[Example]) -> NodeSettings {
             .insert(capability, path);
     }
     settings
-}
-
-async fn install_crd(client: &Client, yaml: &str) -> Result<CustomResourceDefinition> {
-    let crd: CustomResourceDefinition =
-        serde_saphyr::from_str(yaml).context("the operator's crd is no YAML")?;
-    let (crds, name) = (
-        Api::<CustomResourceDefinition>::all(client.clone()),
-        crd.name_any(),
-    );
-    crds.create(&PostParams::default(), &crd)
-        .await
-        .context("cannot create the CRD")?;
-    let established = await_condition(crds, &name, conditions::is_crd_established());
-    time::timeout(TIMEOUT, established)
-        .await
-        .context("the CRD was not established")??;
-    Ok(crd)
 }
 
 /// Keeps a copy of all RunnerPools.
