@@ -2,6 +2,7 @@
 //!
 //! Nothing here ships with the operator, and nothing here is needed to build it.
 
+mod chaos;
 mod check;
 mod cluster;
 mod demo;
@@ -27,6 +28,8 @@ use crate::stages::Stages;
 enum Task {
     /// Show the operator at work: a real Kubernetes API server, a simulated Azure DevOps, simulated agents.
     Demo(demo::Args),
+    /// Run the operator while everything around it goes wrong, and check what came of it.
+    Chaos(chaos::Args),
     /// Run all tests, with a line per stage and a summary.
     Test,
     /// Write the files that are generated from the code.
@@ -40,6 +43,7 @@ enum Task {
 fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Demo(args) => demo::run(&args),
+        Task::Chaos(args) => chaos::run(&args),
         Task::Test => Ok(stages(&[test::run])),
         Task::Generate => generate::write().map(|()| ExitCode::SUCCESS),
         Task::Check => Ok(stages(&[check::run])),

@@ -1,9 +1,10 @@
-//! The operator: built, started and stopped as any other program.
+//! The operator: built, started, stopped and otherwise treated as any other program. What happens to it is what a cluster
+//! may do to it; nothing here looks into it.
 
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -18,8 +19,9 @@ use crate::repository;
 /// A stop takes a fraction of a second; a machine that is busy may take longer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Ends the operator if this program dies without a word: it waits for the end of a pipe that only we hold open.
-const WATCHDOG: &str = r#"read -r _; kill -TERM "$1""#;
+/// Ends the operator if this program dies without a word: it waits for the end of a pipe that only we hold open. A frozen
+/// process needs a SIGCONT to hear of it.
+const WATCHDOG: &str = r#"read -r _; kill -TERM "$1"; kill -CONT "$1""#;
 
 /// The operator as a process.
 #[derive(Debug)]
@@ -32,12 +34,22 @@ pub(crate) struct Operator {
 
 /// Builds the release binary, with cargo's own output, and gives its path.
 pub(crate) async fn build() -> Result<PathBuf> {
-    let mut command = Command::from(repository::cargo(&[
-        "build",
-        "--release",
-        "--package",
-        "operator",
-    ]));
+    release(&[]).await
+}
+
+/// Builds the operator that removes agents after one look, which tests have to catch, and puts it into a folder. It is not
+/// left where the release binary lies, so that nobody takes it for that.
+pub(crate) async fn build_naive(folder: &Path) -> Result<PathBuf> {
+    let built = release(&["--features", "naive-removal"]).await?;
+    let program = folder.join("azdo-runner-operator-naive");
+    fs::copy(&built, &program).with_context(|| format!("cannot write {}", program.display()))?;
+    fs::remove_file(&built).with_context(|| format!("cannot remove {}", built.display()))?;
+    Ok(program)
+}
+
+async fn release(features: &[&str]) -> Result<PathBuf> {
+    let arguments = [&["build", "--release", "--package", "operator"], features].concat();
+    let mut command = Command::from(repository::cargo(&arguments));
     let status = command
         .kill_on_drop(true)
         .status()
@@ -53,9 +65,18 @@ pub(crate) fn crd(program: &Path) -> Result<String> {
 }
 
 impl Operator {
-    /// Starts it with the credentials of a kubeconfig. Its log goes to a file.
-    pub(crate) fn start(program: &Path, kubeconfig: &Path, log: PathBuf) -> Result<Self> {
-        let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    /// Starts it with the credentials of a kubeconfig and more of an environment. Its log goes to the end of a file.
+    pub(crate) fn start(
+        program: &Path,
+        kubeconfig: &Path,
+        log: PathBuf,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = Command::new(program);
         command
             // A free port: 8081 may be somebody else's.
@@ -71,6 +92,7 @@ impl Operator {
             .env_remove("WATCH_NAMESPACES")
             .env("KUBECONFIG", kubeconfig)
             .env("NO_COLOR", "1")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -121,17 +143,52 @@ impl Operator {
         high_water_mark(&status).context("the operator has no memory any more")
     }
 
-    /// Asks it to stop (SIGTERM) and waits for it.
-    pub(crate) async fn stop(mut self) -> Result<()> {
+    /// Kills it (SIGKILL); it is gone when this returns.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        self.process
+            .kill()
+            .await
+            .context("cannot kill the operator")?;
+        self.dismiss_watchdog().await
+    }
+
+    /// Holds all its threads (SIGSTOP). It keeps what it has in memory and its connections, and knows nothing of it.
+    pub(crate) async fn freeze(&self) -> Result<()> {
+        self.signal("-STOP").await
+    }
+
+    /// Lets it go on after a [`Operator::freeze`] (SIGCONT).
+    pub(crate) async fn thaw(&self) -> Result<()> {
+        self.signal("-CONT").await
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process
+            .try_wait()
+            .context("cannot tell whether the operator runs")
+    }
+
+    async fn dismiss_watchdog(&mut self) -> Result<()> {
         self.watchdog
             .kill()
             .await
-            .context("cannot stop the watchdog of the operator")?;
+            .context("cannot stop the watchdog of the operator")
+    }
+
+    /// Sends a signal. One that has ended already hears nothing, which whoever waits for it finds out.
+    async fn signal(&self, signal: &str) -> Result<()> {
         let mut kill = Command::new("kill");
-        kill.args(["-TERM", &self.id.to_string()])
+        kill.args([signal, &self.id.to_string()])
             .stderr(Stdio::null());
-        // It fails if the operator has ended already, which the next step finds out.
-        let _ = kill.status().await.context("cannot run kill")?;
+        kill.status().await.map(drop).context("cannot run kill")
+    }
+
+    /// Asks it to stop (SIGTERM) and waits for it.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.dismiss_watchdog().await?;
+        self.signal("-TERM").await?;
+        self.thaw().await?;
         let Ok(status) = time::timeout(STOP_TIMEOUT, self.process.wait()).await else {
             self.process
                 .kill()

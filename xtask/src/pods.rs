@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::TryStreamExt as _;
@@ -11,22 +12,33 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt as _,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event},
-    },
+    runtime::watcher::{self, Event},
 };
-use tokio::{sync::oneshot, task::AbortHandle};
+use tokio::{sync::oneshot, task::AbortHandle, time};
+
+/// Between two tries to watch.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One Pod of a RunnerPool, from its creation on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PodLife {
+    pub(crate) namespace: String,
     pub(crate) runner_pool: String,
     pub(crate) name: String,
+    pub(crate) uid: String,
+    /// Uid of the RunnerPool that it belongs to, empty for none.
+    pub(crate) owner: String,
     pub(crate) created: Timestamp,
     /// When it was finished (`Succeeded` or `Failed`) or gone, whichever came first: from then on it is no agent.
     pub(crate) ended: Option<Timestamp>,
     pub(crate) gone: Option<Timestamp>,
+    /// `creationTimestamp`: the API server's own time, in whole seconds.
+    pub(crate) created_at: Timestamp,
+    /// Resource versions, which order all changes in the cluster: when it was first seen, when it was last seen, and when it
+    /// ended. An end that went unseen while the watch was cut has the version at which the Pod was last seen.
+    pub(crate) first_version: u64,
+    pub(crate) last_version: u64,
+    pub(crate) end_version: Option<u64>,
 }
 
 /// All Pods so far.
@@ -68,15 +80,18 @@ impl Drop for PodWatch {
 
 async fn follow(client: Client, pods: Arc<Mutex<Pods>>, up: oneshot::Sender<()>) {
     let config = watcher::Config::default().labels(api::names::LABEL_RUNNER_POOL);
-    let events = kube::runtime::watcher(Api::<Pod>::all(client), config).default_backoff();
-    let mut events = std::pin::pin!(events);
+    // Without a wait that grows: what happens while the watch is down is seen less well.
+    let mut events = std::pin::pin!(kube::runtime::watcher(Api::<Pod>::all(client), config));
     let (mut up, mut listed) = (Some(up), BTreeSet::new());
     loop {
         let event = match events.try_next().await {
             Ok(Some(event)) => event,
             Ok(None) => return,
-            // The watch is taken up again by itself, and lists what there is.
-            Err(_) => continue,
+            // The watch is taken up again by itself, and lists what there is if it must.
+            Err(_) => {
+                time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
         };
         let now = Timestamp::now();
         let mut pods = pods.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +106,10 @@ async fn follow(client: Client, pods: Arc<Mutex<Pods>>, up: oneshot::Sender<()>)
                 let _ = up.take().map(|up| up.send(()));
             }
             Event::Apply(pod) => pods.seen(&pod, now),
-            Event::Delete(pod) => pods.gone(&pod.uid().unwrap_or_default(), now),
+            Event::Delete(pod) => {
+                pods.note_version(&pod);
+                pods.gone(&pod.uid().unwrap_or_default(), now);
+            }
         }
     }
 }
@@ -132,20 +150,36 @@ impl Pods {
                 let most = self.most.entry(runner_pool.clone()).or_default();
                 *most = (*most).max(*agents);
                 self.lives.push(PodLife {
+                    namespace: pod.namespace().unwrap_or_default(),
                     runner_pool: runner_pool.clone(),
                     name: pod.name_any(),
+                    uid: pod.uid().unwrap_or_default(),
+                    owner: owner(pod),
                     created: now,
-                    ended: None,
-                    gone: None,
+                    created_at: pod.creation_timestamp().map_or(now, |time| time.0),
+                    first_version: version(pod),
+                    ..PodLife::default()
                 });
                 self.lives.len() - 1
             });
+        self.note_version(pod);
         let phase = pod
             .status
             .as_ref()
             .and_then(|status| status.phase.as_deref());
         if matches!(phase, Some("Succeeded" | "Failed")) {
             self.end(index, now);
+        }
+    }
+
+    fn note_version(&mut self, pod: &Pod) {
+        if let Some(&index) = pod
+            .metadata
+            .uid
+            .as_ref()
+            .and_then(|uid| self.by_uid.get(uid))
+        {
+            self.lives[index].last_version = version(pod);
         }
     }
 
@@ -173,11 +207,28 @@ impl Pods {
         let life = &mut self.lives[index];
         if life.ended.is_none() {
             life.ended = Some(now);
+            life.end_version = Some(life.last_version);
             if let Some(agents) = self.agents.get_mut(&life.runner_pool) {
                 *agents -= 1;
             }
         }
     }
+}
+
+/// Uid of the object that controls the Pod.
+fn owner(pod: &Pod) -> String {
+    let mut owners = pod.owner_references().iter();
+    owners
+        .find(|owner| owner.controller == Some(true))
+        .map_or_else(String::new, |owner| owner.uid.clone())
+}
+
+/// Numbers that can be compared, as Kubernetes has promised since version 1.35.
+fn version(pod: &Pod) -> u64 {
+    let version = pod.metadata.resource_version.as_deref();
+    version
+        .and_then(|version| version.parse().ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -219,6 +270,29 @@ mod tests {
         );
         assert_eq!(pods.lives()[1].gone, Some(at(6)));
         assert_eq!((pods.agents("b"), pods.most("b")), (0, 0));
+    }
+
+    #[test]
+    fn a_pod_knows_its_place_in_the_order_of_changes() {
+        let at_version = |version: &str, phase: &str| {
+            let mut pod = pod("1", phase);
+            pod.metadata.resource_version = Some(version.into());
+            pod
+        };
+        let versions = |pods: &Pods| {
+            let life = &pods.lives()[0];
+            (life.first_version, life.last_version, life.end_version)
+        };
+        let mut pods = Pods::default();
+        pods.seen(&at_version("7", "Pending"), at(1));
+        pods.seen(&at_version("9", "Running"), at(2));
+        assert_eq!(versions(&pods), (7, 9, None));
+        let mut unseen_end = pods.clone();
+        unseen_end.only(&BTreeSet::new(), at(3));
+        assert_eq!(versions(&unseen_end), (7, 9, Some(9)));
+        pods.seen(&at_version("12", "Failed"), at(3));
+        pods.seen(&at_version("15", "Failed"), at(4));
+        assert_eq!(versions(&pods), (7, 15, Some(12)));
     }
 
     #[test]

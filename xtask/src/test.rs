@@ -10,6 +10,10 @@ use crate::{repository, stages::Stages};
 /// minute.
 const DEMO_JOBS: &str = "24";
 
+/// Minutes of chaos, and their seed: always the same events, so that a failure is about the change at hand. Longer runs with
+/// other seeds are for people.
+const CHAOS: [&str; 5] = ["chaos", "--minutes", "1", "--seed", "1"];
+
 pub(crate) fn run(stages: &mut Stages) {
     // Asked for now: a build may put another file in its place.
     let program = env::current_exe();
@@ -40,7 +44,12 @@ pub(crate) fn run(stages: &mut Stages) {
                 "demo",
                 repository::command(&program, &["demo", "--jobs", DEMO_JOBS]),
             );
+            stages.test("chaos", repository::command(&program, &CHAOS));
         }
-        Err(error) => stages.skip("demo", &error.to_string()),
+        Err(error) => {
+            for stage in ["demo", "chaos"] {
+                stages.skip(stage, &error.to_string());
+            }
+        }
     }
 }

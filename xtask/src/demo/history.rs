@@ -116,6 +116,7 @@ pub(super) mod tests {
             created: at(created),
             ended,
             gone: ended,
+            ..PodLife::default()
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -97,7 +98,8 @@ impl World {
             let crd = cluster::install_crd(&client, &operator::crd(&program)?).await?;
             let kubeconfig = control_plane.kubeconfig_as(User::Operator);
             let log = repository::target()?.join("demo-operator.log");
-            let operator = Operator::start(&program, &kubeconfig, log)?;
+            File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+            let operator = Operator::start(&program, &kubeconfig, log, &[])?;
             let shown = format!(
                 "a process of its own; its log is {}",
                 shorten(operator.log())

@@ -1,0 +1,299 @@
+//! What became of each job, and whose doing it was: from the simulator's books, the watch of Pods, the API server's audit
+//! log and the strikes' own notes. The operator is not asked.
+//!
+//! A job that ended with its agent is the operator's doing if the operator deleted its Pod before the job ended. It is an
+//! outside loss if a strike killed the Pod before that, with the job on it. What is neither has no explanation, and counts
+//! against the operator as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use azure_devops_simulator::{JobView, Outcome};
+use control_plane::{AuditEvent, User};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{schedule::Kind, strikes::Hit};
+use crate::pods::PodLife;
+
+/// A Pod that a stranger deletes in order runs its job to the end. One that takes a job in the very moment in which it is
+/// told to stop loses it: between the last look of the pre-stop hook and the end of the agent.
+const LAST_MOMENT: SignedDuration = SignedDuration::from_secs(2);
+
+/// How a job ended, or whose doing its end was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum End {
+    /// By itself, or by its user.
+    Finished,
+    /// Not at all.
+    Unfinished,
+    /// No registered agent met its demands when it was queued.
+    Refused,
+    /// The Pod was killed from outside.
+    LostOutside(Kind),
+    /// The operator deleted the Pod.
+    Killed,
+    /// With its agent, nobody knows why.
+    Unexplained,
+}
+
+/// A job with its end and what is known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Judged {
+    pub(crate) agent_pool: &'static str,
+    pub(crate) job: i64,
+    pub(crate) end: End,
+    /// For people.
+    pub(crate) evidence: String,
+}
+
+/// What is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Evidence<'a> {
+    pub(crate) pods: &'a [PodLife],
+    pub(crate) hits: &'a [Hit],
+    pub(crate) audit: &'a [AuditEvent],
+    /// The namespace and name of the RunnerPools, by agent pool.
+    pub(crate) runner_pools: &'a BTreeMap<&'static str, BTreeSet<(&'static str, &'static str)>>,
+}
+
+impl Evidence<'_> {
+    /// Judges the end of a job.
+    pub(crate) fn judge(&self, agent_pool: &'static str, job: &JobView) -> Judged {
+        let (end, evidence) = match job.outcome {
+            Outcome::Succeeded | Outcome::Failed | Outcome::Canceled => {
+                (End::Finished, String::new())
+            }
+            Outcome::Queued | Outcome::Assigned | Outcome::Running => {
+                (End::Unfinished, format!("{:?}", job.outcome))
+            }
+            Outcome::Refused => (End::Refused, job.message.clone().unwrap_or_default()),
+            Outcome::Killed => self.explain(agent_pool, job),
+        };
+        let agent = job.agent.as_deref().unwrap_or("none");
+        Judged {
+            agent_pool,
+            job: job.id,
+            end,
+            evidence: format!(
+                "agent {agent}, assigned {}, ended {}: {evidence}",
+                time(job.assigned),
+                time(job.finished)
+            ),
+        }
+    }
+
+    fn explain(&self, agent_pool: &'static str, job: &JobView) -> (End, String) {
+        let (Some(assigned), Some(finished)) = (job.assigned, job.finished) else {
+            return (End::Unexplained, "it never had an agent".to_owned());
+        };
+        let Some(pod) = self.pod(agent_pool, job, assigned) else {
+            return (End::Unexplained, "its agent had no Pod".to_owned());
+        };
+        let hit = self
+            .hits
+            .iter()
+            .filter(|hit| hit.pod == pod.uid && hit.time <= finished)
+            .filter(|hit| is_fatal(hit.kind) || hit.time - LAST_MOMENT <= assigned)
+            .min_by_key(|hit| hit.time);
+        let deletion = self
+            .audit
+            .iter()
+            .filter(|event| is_deletion_of(event, pod))
+            .filter(|event| {
+                event.user == User::Operator.name()
+                    && event.time >= pod.created_at
+                    && event.time <= finished
+            })
+            .min_by_key(|event| event.time);
+        match (hit, deletion) {
+            (Some(hit), Some(deletion)) if deletion.time < hit.time => {
+                (End::Killed, told(deletion))
+            }
+            (Some(hit), _) => (
+                End::LostOutside(hit.kind),
+                format!("{} at {}", hit.kind, time(Some(hit.time))),
+            ),
+            (None, Some(deletion)) => (End::Killed, told(deletion)),
+            (None, None) => (
+                End::Unexplained,
+                format!(
+                    "Pod {}/{} ended {}, gone {}",
+                    pod.namespace,
+                    pod.name,
+                    time(pod.ended),
+                    time(pod.gone)
+                ),
+            ),
+        }
+    }
+
+    /// The Pod of the agent that had the job. Names are used again: it is the last one before.
+    fn pod(&self, agent_pool: &str, job: &JobView, assigned: Timestamp) -> Option<&PodLife> {
+        let agent = job.agent.as_deref()?;
+        let runner_pools = self.runner_pools.get(agent_pool)?;
+        let of_this_pool = |pod: &&PodLife| {
+            pod.name == agent
+                && pod.created_at <= assigned
+                && runner_pools.contains(&(pod.namespace.as_str(), pod.runner_pool.as_str()))
+        };
+        self.pods
+            .iter()
+            .filter(of_this_pool)
+            .max_by_key(|pod| pod.created_at)
+    }
+}
+
+/// Whether a Pod does not outlive it, whatever it is doing.
+fn is_fatal(kind: Kind) -> bool {
+    matches!(kind, Kind::PodDeletedByForce | Kind::NodeLost)
+}
+
+fn is_deletion_of(event: &AuditEvent, pod: &PodLife) -> bool {
+    event.resource == "pods"
+        && event.namespace == pod.namespace
+        && event.name == pod.name
+        && (200..300).contains(&event.code)
+        && (event.verb == "delete" || event.subresource == "eviction")
+}
+
+fn told(deletion: &AuditEvent) -> String {
+    format!(
+        "{} deleted its Pod {}/{} at {}",
+        deletion.user_agent,
+        deletion.namespace,
+        deletion.name,
+        time(Some(deletion.time))
+    )
+}
+
+fn time(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| "never".to_owned(), |time| format!("{time:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use azure_devops_simulator::JobResult;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap_or_default()
+    }
+
+    /// Assigned at 20, ended at 30.
+    fn job(outcome: Outcome) -> JobView {
+        JobView {
+            id: 7,
+            name: "plain".into(),
+            demands: Vec::new(),
+            outcome,
+            result: Some(JobResult::Canceled),
+            agent: Some("once-agent-0".into()),
+            queued: at(10),
+            assigned: Some(at(20)),
+            received: Some(at(20)),
+            finished: Some(at(30)),
+            message: None,
+        }
+    }
+
+    /// Two Pods of a name, one after the other; the second had the job.
+    fn pods() -> [PodLife; 2] {
+        [("first", 1), ("second", 15)].map(|(uid, created)| PodLife {
+            namespace: "red".into(),
+            runner_pool: "once".into(),
+            name: "once-agent-0".into(),
+            uid: uid.into(),
+            created_at: at(created),
+            ..PodLife::default()
+        })
+    }
+
+    fn hit(pod: &str, second: i64, kind: Kind) -> Hit {
+        Hit {
+            pod: pod.into(),
+            time: at(second),
+            kind,
+        }
+    }
+
+    fn deletion(user: &str, second: i64) -> AuditEvent {
+        AuditEvent {
+            verb: "delete".into(),
+            resource: "pods".into(),
+            subresource: String::new(),
+            namespace: "red".into(),
+            name: "once-agent-0".into(),
+            user: user.into(),
+            user_agent: "kubectl".into(),
+            stage: "ResponseComplete".into(),
+            code: 200,
+            time: at(second),
+        }
+    }
+
+    fn end(outcome: Outcome, hits: &[Hit], audit: &[AuditEvent]) -> End {
+        let runner_pools = [("plain", [("red", "once")].into())].into();
+        let evidence = Evidence {
+            pods: &pods(),
+            hits,
+            audit,
+            runner_pools: &runner_pools,
+        };
+        evidence.judge("plain", &job(outcome)).end
+    }
+
+    #[test]
+    fn what_ended_by_itself_is_finished() {
+        assert_eq!(end(Outcome::Succeeded, &[], &[]), End::Finished);
+        assert_eq!(end(Outcome::Canceled, &[], &[]), End::Finished);
+        assert_eq!(end(Outcome::Queued, &[], &[]), End::Unfinished);
+        assert_eq!(end(Outcome::Refused, &[], &[]), End::Refused);
+    }
+
+    #[test]
+    fn a_job_whose_pod_the_operator_deleted_was_killed_by_it() {
+        let by = |user, second| end(Outcome::Killed, &[], &[deletion(user, second)]);
+        assert_eq!(by("operator", 25), End::Killed);
+        // Asked for before the job came, and it came all the same.
+        assert_eq!(by("operator", 19), End::Killed);
+        // Of the Pod that had the name before, or too late to matter.
+        assert_eq!(by("operator", 14), End::Unexplained);
+        assert_eq!(by("operator", 31), End::Unexplained);
+        assert_eq!(by("hollow-node", 25), End::Unexplained);
+        let mut refused = deletion("operator", 25);
+        refused.code = 409;
+        assert_eq!(end(Outcome::Killed, &[], &[refused]), End::Unexplained);
+    }
+
+    #[test]
+    fn a_job_whose_pod_was_killed_outside_was_lost_there_unless_the_operator_came_first() {
+        let forced = Kind::PodDeletedByForce;
+        let lost = |hit: Hit, audit: &[AuditEvent]| end(Outcome::Killed, &[hit], audit);
+        assert_eq!(
+            lost(hit("second", 25, forced), &[]),
+            End::LostOutside(forced)
+        );
+        assert_eq!(lost(hit("first", 25, forced), &[]), End::Unexplained);
+        assert_eq!(lost(hit("second", 31, forced), &[]), End::Unexplained);
+        let operator = |second| [deletion("operator", second)];
+        assert_eq!(
+            lost(hit("second", 25, forced), &operator(26)),
+            End::LostOutside(forced)
+        );
+        assert_eq!(lost(hit("second", 25, forced), &operator(24)), End::Killed);
+    }
+
+    #[test]
+    fn a_deletion_in_order_excuses_only_a_job_that_came_in_the_last_moment() {
+        let lost = |second| {
+            end(
+                Outcome::Killed,
+                &[hit("second", second, Kind::PodDeleted)],
+                &[],
+            )
+        };
+        assert_eq!(lost(19), End::LostOutside(Kind::PodDeleted));
+        assert_eq!(lost(21), End::LostOutside(Kind::PodDeleted));
+        assert_eq!(lost(25), End::Unexplained, "the hook waits for its end");
+    }
+}
