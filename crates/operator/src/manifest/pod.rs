@@ -6,10 +6,10 @@ use api::{RunnerPool, SecurityContext, names};
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerState, EnvVar, EnvVarSource, ExecAction, KeyToPath,
-        Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext,
-        PodSpec, PodStatus, ProjectedVolumeSource, ResourceRequirements, SecretKeySelector,
-        SecretProjection, SecurityContext as ContainerSecurityContext, Volume, VolumeMount,
-        VolumeProjection,
+        Lifecycle, LifecycleHandler, ObjectReference, PersistentVolumeClaimVolumeSource, Pod,
+        PodSecurityContext, PodSpec, PodStatus, ProjectedVolumeSource, ResourceRequirements,
+        SecretKeySelector, SecretProjection, SecurityContext as ContainerSecurityContext, Volume,
+        VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -135,6 +135,17 @@ pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
         },
         spec: Some(spec(blueprint, name)),
         status: None,
+    }
+}
+
+/// The Pod of an agent as Events name it. Events that differ in nothing but their text count as one, so each has its Pod.
+pub(crate) fn reference(namespace: &str, agent: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        name: Some(agent.to_owned()),
+        namespace: Some(namespace.to_owned()),
+        ..ObjectReference::default()
     }
 }
 

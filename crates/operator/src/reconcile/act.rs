@@ -673,13 +673,7 @@ impl Actor<'_> {
         };
         tracing::info!(namespace, pool, agent, request_id, reason = %why, "{message}");
         if let Some((reason, event_action, verb)) = report {
-            let pod = ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Pod".into()),
-                name: Some(agent.to_owned()),
-                namespace: Some(namespace.clone()),
-                ..ObjectReference::default()
-            };
+            let pod = manifest::pod::reference(namespace, agent);
             let note = format!("{verb} agent {agent}: {why}");
             let report = Report {
                 warning: false,

@@ -26,6 +26,7 @@ use serde_json::json;
 use super::{Context, Error, Identity, act::Done, observe::Observed, troubles};
 use crate::{
     events::Report,
+    manifest,
     mirror::PoolKey,
     reader::{FailureKind, Outcome},
 };
@@ -660,7 +661,7 @@ fn tell_lost_jobs(
                     reason: "JobLost",
                     action: "Reconcile",
                     note,
-                    pod: None,
+                    pod: Some(manifest::pod::reference(&identity.key.namespace, agent)),
                 },
             );
         }

@@ -534,8 +534,17 @@ async fn a_quota_makes_jobs_wait_and_the_api_server_is_not_pestered() {
     };
     let long = bed.queue(long_job()).await[0];
     bed.queue(jobs(60, SHORT)).await;
-    bed.condition_when("web", "Degraded", "True", "PodRefused")
+    let status = bed
+        .condition_when("web", "ScalingLimited", "True", "QuotaExceeded")
         .await;
+    let message = |type_: &str| {
+        let mut conditions = status.conditions.iter();
+        let condition = conditions.find(|condition| condition.type_ == type_);
+        condition.map(|condition| (condition.status.clone(), condition.message.clone()))
+    };
+    let (_, limited) = message("ScalingLimited").unwrap();
+    assert!(limited.contains("exceeded quota: few"), "{limited}");
+    assert_eq!(message("Degraded").unwrap().0, "False", "jobs only wait");
     let looks = || async {
         bed.control
             .requests(Some(ORGANIZATION))
@@ -570,6 +579,6 @@ async fn a_quota_makes_jobs_wait_and_the_api_server_is_not_pestered() {
             == 60
     })
     .await;
-    bed.condition_when("web", "Degraded", "False", "AsExpected")
+    bed.condition_when("web", "ScalingLimited", "False", "AsExpected")
         .await;
 }

@@ -16,3 +16,4 @@ mod pods;
 mod scaling;
 mod shutdown;
 mod storage;
+mod stuck;

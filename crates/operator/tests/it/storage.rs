@@ -191,7 +191,7 @@ async fn of_a_refused_agent_only_the_claims_that_were_made_for_it_go() {
     ]);
     bed.create("web", json!({ "pvcs": pvcs, "minAgents": 1 }))
         .await;
-    bed.condition_when("web", "Degraded", "True", "PodRefused")
+    bed.condition_when("web", "ScalingLimited", "True", "QuotaExceeded")
         .await;
     let is_kept = |claim: &PersistentVolumeClaim| {
         claim.uid() == kept.uid() && claim.metadata.deletion_timestamp.is_none()
