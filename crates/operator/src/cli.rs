@@ -241,7 +241,7 @@ mod tests {
             ["--lease-namespace", "a.b"],
             ["--lease-name", "a..b"],
             ["--lease-duration-seconds", "0"],
-            ["--lease-renew-deadline-seconds", "-1"],
+            ["--lease-renew-deadline-seconds", "3601"],
             ["--lease-renew-seconds", "0.5"],
         ] {
             let error =

@@ -6,13 +6,21 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+#![expect(
+    clippy::print_stdout,
+    reason = "figures are read off the runs of tests"
+)]
 
 mod bed;
 mod connection;
 mod crd;
+mod failover;
+mod frozen;
+mod leadership;
 mod lifecycle;
 mod naming;
 mod pods;
+mod replica;
 mod scaling;
 mod shutdown;
 mod storage;
