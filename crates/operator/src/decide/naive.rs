@@ -9,42 +9,47 @@ use planner::{Action, Agent, AgentState, Breach, Plan, Planned, Snapshot};
 /// The planner's plan without its patience, and without the check, which would forbid it.
 pub(crate) fn unchecked(snapshot: &Snapshot, now: Timestamp) -> (Plan, Vec<Breach>) {
     let mut plan = planner::plan(snapshot, now);
-    let agents: HashMap<&str, &Agent> = plan
-        .agents
-        .iter()
-        .map(|agent| (agent.name.as_str(), agent))
-        .collect();
-    let actions = plan.actions.iter();
-    let actions = actions.flat_map(|planned| at_once(planned, &agents));
-    plan.actions = actions.collect();
+    let agents = plan.agents.iter();
+    let agents: HashMap<&str, &Agent> = agents.map(|agent| (agent.name.as_str(), agent)).collect();
+    let mut actions = Vec::new();
+    for planned in &plan.actions {
+        match at_once(planned, &agents) {
+            Some(removals) => {
+                // A Pod that is marked at the same time would not be the one that was seen, and stay.
+                let name = planned.action.subject();
+                actions.retain(|other: &Planned| other.action.subject() != name);
+                actions.extend(removals);
+            }
+            None => actions.push(planned.clone()),
+        }
+    }
+    plan.actions = actions;
     (plan, Vec::new())
 }
 
 /// Instead of disabling an idle agent: both deletions, side by side.
-fn at_once(planned: &Planned, agents: &HashMap<&str, &Agent>) -> Vec<Planned> {
-    if let Action::Disable { agent_id, name } = &planned.action
-        && let Some(agent) = agents.get(name.as_str())
-        && let (AgentState::Idle { .. }, Some(pod)) = (agent.state, &agent.pod)
-    {
-        let (agent_id, name, uid) = (*agent_id, name.clone(), pod.uid.clone());
-        let removals = [
-            Action::DeletePod {
-                name: name.clone(),
-                uid: uid.clone(),
-            },
-            Action::Remove {
-                agent_id,
-                name,
-                pod_uid: Some(uid),
-            },
-        ];
-        let why = &planned.why;
-        return removals
-            .map(|action| Planned {
-                action,
-                why: why.clone(),
-            })
-            .into();
-    }
-    vec![planned.clone()]
+fn at_once(planned: &Planned, agents: &HashMap<&str, &Agent>) -> Option<[Planned; 2]> {
+    let Action::Disable { agent_id, name } = &planned.action else {
+        return None;
+    };
+    let agent = agents.get(name.as_str())?;
+    let (AgentState::Idle { .. }, Some(pod)) = (agent.state, &agent.pod) else {
+        return None;
+    };
+    let planned = |action| Planned {
+        action,
+        why: planned.why.clone(),
+    };
+    let (name, uid) = (name.clone(), pod.uid.clone());
+    Some([
+        planned(Action::DeletePod {
+            name: name.clone(),
+            uid: uid.clone(),
+        }),
+        planned(Action::Remove {
+            agent_id: *agent_id,
+            name,
+            pod_uid: Some(uid),
+        }),
+    ])
 }
