@@ -10,7 +10,7 @@ use azure_devops_simulator::{
 };
 use control_plane::{ControlPlane, User};
 use futures::StreamExt as _;
-use hollow_node::{HollowNode, SimulatedAgents};
+use hollow_node::{HollowNode, Runtime, SimulatedAgents};
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Secret},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -44,7 +44,7 @@ pub(crate) const POOL: &str = "Linux Pool";
 pub(crate) struct Bed {
     pub(crate) client: Client,
     pub(crate) namespace: String,
-    pub(crate) simulator: Simulator,
+    pub(crate) simulator: Arc<Simulator>,
     pub(crate) control: Control,
     pub(crate) token: String,
     pub(crate) node: HollowNode,
@@ -92,10 +92,17 @@ pub(crate) fn election(namespace: &str) -> Election {
 impl Bed {
     /// A bed without an operator.
     pub(crate) async fn make() -> Self {
+        Self::make_with(|_| Arc::new(SimulatedAgents { pace: Pace::fast() })).await
+    }
+
+    /// A bed without an operator, with a container runtime of the test's own.
+    pub(crate) async fn make_with(
+        runtime: impl FnOnce(&Arc<Simulator>) -> Arc<dyn Runtime>,
+    ) -> Self {
         let control_plane = control_plane().await;
         let namespace = control_plane.namespace("test").await.unwrap();
         let client = control_plane.client().unwrap();
-        let simulator = Simulator::start(Settings::default()).await.unwrap();
+        let simulator = Arc::new(Simulator::start(Settings::default()).await.unwrap());
         let control = simulator.control();
         control.create_organization(ORGANIZATION).await.unwrap();
         control.create_pool(ORGANIZATION, POOL).await.unwrap();
@@ -103,8 +110,8 @@ impl Bed {
             .create_pat(ORGANIZATION, &PatSpec::default())
             .await
             .unwrap();
-        let runtime = Arc::new(SimulatedAgents { pace: Pace::fast() });
-        let settings = hollow_node::Settings::new(&namespace, runtime).namespace(&namespace);
+        let settings = hollow_node::Settings::new(&namespace, runtime(&simulator));
+        let settings = settings.namespace(&namespace);
         let node = HollowNode::start(client.clone(), settings).await.unwrap();
         let bed = Self {
             client,

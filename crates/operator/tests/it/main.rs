@@ -20,6 +20,7 @@ mod leadership;
 mod lifecycle;
 mod naming;
 mod pods;
+mod removals;
 mod replica;
 mod scaling;
 mod shutdown;
