@@ -66,3 +66,8 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     plan.agents = agents.into_values().collect();
     plan
 }
+
+/// A time so much later, or the end of time: times come from outside, and may be any.
+pub(crate) fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_add(by).unwrap_or(Timestamp::MAX)
+}

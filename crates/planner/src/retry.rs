@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     Agent, AgentState, ERROR_PATIENCE, Hold, LONGEST_RETRY_DELAY, LONGEST_START_PATIENCE,
-    NODE_PATIENCE, Pod, PodPhase, Pool, RETRY_DELAY, START_PATIENCE, Why,
+    NODE_PATIENCE, Pod, PodPhase, Pool, RETRY_DELAY, START_PATIENCE, Why, later,
 };
 
 /// How long a Pod of this attempt, once it failed, stands for the job that it was made for.
@@ -69,13 +69,13 @@ impl Failures {
                 .max();
             // Pods that were made within the shortest delay are of one attempt, and one of them is as good as the others.
             let recovered = |pod: &Pod| {
-                recovered_at.is_some_and(|recovered| recovered + RETRY_DELAY > pod.created_at)
+                recovered_at.is_some_and(|recovered| later(recovered, RETRY_DELAY) > pod.created_at)
             };
             let starting =
                 of_profile().filter(|(agent, pod)| is_on_its_way(agent) && !recovered(pod));
             let on_its_way = starting.map(|(_, pod)| pod.attempt).max().unwrap_or(0);
             let forgotten = |pod: &Pod, at: Timestamp| {
-                on_its_way <= pod.attempt && now >= at + delay(pod.attempt) * 2
+                on_its_way <= pod.attempt && now >= later(at, delay(pod.attempt) * 2)
             };
             let failed: Vec<_> = of_profile()
                 .filter_map(|(agent, pod)| Some((agent.index, pod, failed_at(agent, pod)?)))
@@ -89,7 +89,7 @@ impl Failures {
                 .attempts
                 .insert(profile.name.clone(), next.max(on_its_way));
             for (index, pod, at) in &failed {
-                let retry_at = *at + delay(pod.attempt);
+                let retry_at = later(*at, delay(pod.attempt));
                 let failure = if now < retry_at {
                     if pod.attempt > 0 {
                         failures.held_back.insert(profile.name.clone());
@@ -98,7 +98,7 @@ impl Failures {
                 } else if last.is_none_or(|(last, _, _)| last != index) {
                     continue;
                 } else {
-                    let until = retry_at + delay(pod.attempt);
+                    let until = later(retry_at, delay(pod.attempt));
                     let until = (on_its_way <= pod.attempt).then_some(until);
                     Failure::Remembered { until }
                 };
@@ -189,7 +189,7 @@ pub(crate) fn patience(agent: &Agent, others: bool, now: Timestamp) -> Option<Pa
             (patience, Why::NotStarting)
         }
     };
-    let until = waiting.since + patience;
+    let until = later(waiting.since, patience);
     Some(if now < until {
         Patience::Until(until)
     } else {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::{
     Agent, AgentState, Hold, KnownLook, Plan, Pod, Pool, SURPLUS_GRACE, Snapshot, Why,
     agents::alive,
+    later,
     retry::{Failures, Patience, patience},
     scale::{QueuedJob, missing_warm, whole_second},
 };
@@ -164,8 +165,8 @@ fn stays(state: AgentState) -> bool {
 /// Until when an idle agent that no queued job needs is kept.
 fn due(since: Timestamp, pod: &Pod, pool: &Pool) -> (Timestamp, Why) {
     match pool.ttl_idle {
-        Some(ttl) if !pod.min_agent => (since + ttl, Why::IdleTooLong),
-        _ => (since + SURPLUS_GRACE, Why::NotNeeded),
+        Some(ttl) if !pod.min_agent => (later(since, ttl), Why::IdleTooLong),
+        _ => (later(since, SURPLUS_GRACE), Why::NotNeeded),
     }
 }
 

@@ -350,3 +350,22 @@ fn on_a_stale_look_nothing_goes_that_azure_devops_knows_of() {
         ["delete claim 9-cache"]
     );
 }
+
+#[test]
+fn times_at_the_end_of_time_are_never_due() {
+    let end = jiff::Timestamp::MAX;
+    let mut world = web()
+        .ttl(60)
+        .with(agent(0).idle_for(60))
+        .with(agent(1).failed(-60));
+    for registration in &mut world.agent_pool.registrations {
+        registration.created_on = Some(end);
+        registration.last_finished = registration.last_finished.map(|_| end);
+    }
+    for pod in &mut world.cluster.pods {
+        if let planner::PodPhase::Failed { at } = &mut pod.phase {
+            *at = end;
+        }
+    }
+    assert_eq!(world.does(), NOTHING);
+}
