@@ -14,6 +14,10 @@ use crate::{
     retry::Failures,
 };
 
+/// Agents that one plan makes at most to reach the minimum. A minimum of millions, however silly, must not take memory
+/// and time without end; the next plan goes on.
+const WARM_AT_ONCE: u32 = 1000;
+
 pub(crate) fn plan(
     snapshot: &Snapshot,
     agents: &BTreeMap<u32, Agent>,
@@ -59,7 +63,7 @@ pub(crate) fn plan(
         .first()
         .map_or("", |profile| &profile.name);
     let warm = missing_warm(snapshot, agents, failures);
-    for _ in 0..warm {
+    for _ in 0..warm.min(WARM_AT_ONCE) {
         create(plan, base, true, Why::BelowMinimum);
     }
     if let Look::Known(look) = &snapshot.look {

@@ -294,3 +294,9 @@ fn what_failed_in_a_former_shape_does_not_delay_the_mended_one() {
     let world = web().with(agent(0).failed(-10).outdated()).queued(1);
     assert_eq!(world.does(), ["create 1 base once", "delete pod 0"]);
 }
+
+#[test]
+fn a_minimum_of_billions_is_approached_in_steps() {
+    let plan = web().min(u32::MAX).max(u32::MAX).plan();
+    assert_eq!(plan.actions.len(), 1000);
+}
