@@ -7,16 +7,15 @@ use std::{
 };
 
 use futures::TryStreamExt as _;
-use reqwest::{
-    Method, Request, RequestBuilder, Response, StatusCode, header::CONTENT_TYPE, redirect,
-};
+use reqwest::{Method, Request, RequestBuilder, Response, redirect};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
     Error, NewAgent, RateLimit, TaskAgent, TaskAgentJobRequest, TaskAgentPool, Withheld, WriteGate,
+    decode::{self, Head},
     pacing::Pacing,
 };
 
@@ -150,7 +149,7 @@ impl Client {
                 request.query(&[("api-version", AGENTS_VERSION)]),
             )
             .await?;
-        read("add_agent", response).await
+        read("add_agent", response, decode::object).await
     }
 
     /// Lets the service give an agent jobs, or not. A running job goes on.
@@ -231,12 +230,7 @@ impl Client {
                 .and_then(|token| token.to_str().ok())
                 .filter(|token| !token.is_empty())
                 .map(Into::into);
-            let page: Page<T> = read(operation, response).await?;
-            if page.count != page.value.len() {
-                let detail = format!("{} announced, {} sent", page.count, page.value.len());
-                return Err(Error::Incomplete { operation, detail });
-            }
-            items.extend(page.value);
+            items.extend(read(operation, response, decode::page).await?);
             if continuation.is_none() {
                 return Ok(items);
             }
@@ -270,84 +264,26 @@ impl Client {
             .map_err(transport)?;
         let status = response.status();
         let wait = self.pacing().note(response.headers(), Instant::now());
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            let retry_after = wait.unwrap_or(UNSTATED_WAIT);
-            self.pacing().wait(retry_after, Instant::now());
-            return Err(Error::Throttled {
-                operation,
-                retry_after,
-            });
+        let empty = response.content_length() == Some(0);
+        match decode::head(status, response.headers(), empty) {
+            Head::Readable => Ok(response),
+            Head::SignIn => Err(sign_in(operation)),
+            Head::Throttled => {
+                let retry_after = wait.unwrap_or(UNSTATED_WAIT);
+                self.pacing().wait(retry_after, Instant::now());
+                Err(Error::Throttled {
+                    operation,
+                    retry_after,
+                })
+            }
+            Head::Refusal => Err(match response.bytes().await {
+                Ok(body) => decode::refusal(operation, status, &body),
+                Err(source) => Error::Transport {
+                    operation,
+                    source: source.without_url(),
+                },
+            }),
         }
-        if status.is_redirection() || status == StatusCode::NON_AUTHORITATIVE_INFORMATION {
-            return Err(sign_in(operation));
-        }
-        if status.is_success() {
-            // An empty answer, as to a DELETE, has no type.
-            let page = status != StatusCode::NO_CONTENT
-                && response.content_length() != Some(0)
-                && !is_json(&response);
-            return if page {
-                Err(sign_in(operation))
-            } else {
-                Ok(response)
-            };
-        }
-        Err(refusal(operation, response).await)
-    }
-}
-
-#[derive(Deserialize)]
-struct Page<T> {
-    count: usize,
-    value: Vec<T>,
-}
-
-/// Microsoft's error body.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct WrappedException {
-    message: String,
-    type_key: String,
-}
-
-async fn refusal(operation: &'static str, response: Response) -> Error {
-    let status = response.status();
-    let body = match response.bytes().await {
-        Ok(body) => body,
-        Err(source) => {
-            return Error::Transport {
-                operation,
-                source: source.without_url(),
-            };
-        }
-    };
-    // A gateway's page is no JSON; its status alone speaks then.
-    let WrappedException { message, type_key } = serde_json::from_slice(&body).unwrap_or_default();
-    let message = if message.is_empty() {
-        status
-            .canonical_reason()
-            .unwrap_or("no reason given")
-            .into()
-    } else {
-        message
-    };
-    match status {
-        StatusCode::UNAUTHORIZED => Error::Unauthorized {
-            operation,
-            detail: format!("the token was refused ({message}); renew it in the Secret"),
-        },
-        StatusCode::FORBIDDEN => Error::Unauthorized {
-            operation,
-            detail: format!(
-                "the token may not do this ({message}); it needs the scope Agent Pools (read, manage)"
-            ),
-        },
-        _ => Error::Status {
-            operation,
-            status,
-            type_key,
-            message,
-        },
     }
 }
 
@@ -359,38 +295,29 @@ fn sign_in(operation: &'static str) -> Error {
     }
 }
 
-fn is_json(response: &Response) -> bool {
-    let content_type = response
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|value| {
-        value
-            .trim_start()
-            .to_ascii_lowercase()
-            .starts_with("application/json")
-    })
-}
-
 /// Decodes an answer while it arrives. A list of job requests names every agent that matches, for each request: with a
 /// few hundred of both that is tens of megabytes, of which hardly anything is wanted.
-async fn read<T>(operation: &'static str, response: Response) -> Result<T, Error>
-where
-    T: DeserializeOwned + Send + 'static,
-{
+async fn read<T: Send + 'static>(
+    operation: &'static str,
+    response: Response,
+    decode: fn(&'static str, Body) -> Result<T, Error>,
+) -> Result<T, Error> {
     let chunks = response
         .bytes_stream()
         .map_err(|source| io::Error::other(source.without_url()));
-    let body = io::BufReader::new(SyncIoBridge::new(StreamReader::new(chunks)));
-    let decoded = tokio::task::spawn_blocking(move || serde_json::from_reader(body));
-    match decoded.await {
-        Ok(decoded) => decoded.map_err(|source| Error::Unreadable { operation, source }),
-        Err(ended) => Err(Error::Incomplete {
+    let body: Box<dyn io::Read + Send> = Box::new(SyncIoBridge::new(StreamReader::new(chunks)));
+    let body = io::BufReader::new(body);
+    let decoded = tokio::task::spawn_blocking(move || decode(operation, body));
+    decoded.await.unwrap_or_else(|ended| {
+        Err(Error::Incomplete {
             operation,
             detail: ended.to_string(),
-        }),
-    }
+        })
+    })
 }
+
+/// A body as it arrives.
+type Body = io::BufReader<Box<dyn io::Read + Send>>;
 
 fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
     if let (serde_json::Value::Object(into), serde_json::Value::Object(from)) = (into, from) {

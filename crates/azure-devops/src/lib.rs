@@ -5,6 +5,7 @@
 //! (`microsoft/azure-pipelines-agent`) and "Rate and usage limits" of the Azure DevOps documentation.
 
 mod client;
+pub mod decode;
 mod error;
 mod gate;
 mod pacing;

@@ -23,7 +23,7 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// `None` when the answer says nothing of limits.
-    fn read(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
         let number = |name| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
         let read = Self {
             limit: number("x-ratelimit-limit"),
@@ -65,7 +65,7 @@ impl Pacing {
     }
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: f64 = headers
         .get("retry-after")?
         .to_str()
