@@ -141,7 +141,9 @@ pub enum Moment {
     },
 }
 
-struct Hook(Box<dyn FnMut(&mut World, Timestamp, &Passing<'_>) + Send>);
+struct Hook(Box<See>);
+
+type See = dyn FnMut(&mut World, Timestamp, &Passing<'_>) + Send;
 
 impl fmt::Debug for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -333,21 +333,21 @@ async fn run(control: &'static str, decide: Decide, hook: Hook) -> Seen {
         })
     })
     .await;
-    let (changed, changes) = watch::channel(());
+    let (stir, stirred) = watch::channel(());
     let see = attack.clone();
     bed.simulator.on_request(move |world, now, passing| {
         lock(&see).see(world, now, passing);
         // What is waited for shows here, or at the next look.
         if let "Agents.List" | "Agents.Delete" | "Sessions.Create" = passing.asked.operation {
-            changed.send_replace(());
+            stir.send_replace(());
         }
     });
     bed.decide = decide;
     bed.start_operator().await;
     let share = wanted.div_ceil(POOLS);
     let waves = (0..POOLS).map(|index| {
-        let (bed, attack, changes) = (&bed, &attack, changes.clone());
-        async move { waves(bed, attack, changes, &format!("pool-{index}"), share).await }
+        let (bed, attack, stirred) = (&bed, &attack, stirred.clone());
+        async move { waves(bed, attack, stirred, &format!("pool-{index}"), share).await }
     });
     futures::future::join_all(waves).await;
     let seen = verdict(&bed, &attack, control, wanted, begin);
@@ -360,7 +360,7 @@ async fn run(control: &'static str, decide: Decide, hook: Hook) -> Seen {
 async fn waves(
     bed: &Bed,
     attack: &Mutex<Attack>,
-    mut changes: watch::Receiver<()>,
+    mut stirred: watch::Receiver<()>,
     name: &str,
     share: usize,
 ) {
@@ -376,7 +376,7 @@ async fn waves(
         .unwrap();
     while lock(attack).removed.get(name).copied().unwrap_or(0) < share {
         // As long as agents start there is more to do than they can: none of them is taken back before it ran.
-        until(bed, &mut changes, |world| {
+        until(bed, &mut stirred, |world| {
             let summary = world.summary(ORGANIZATION, name).unwrap();
             let missing = (3 * wave).saturating_sub(summary.jobs_with(Outcome::Queued));
             if summary.online < wave && missing > 0 {
@@ -398,7 +398,7 @@ async fn waves(
                 }
             }
         });
-        until(bed, &mut changes, |world| {
+        until(bed, &mut stirred, |world| {
             let summary = world.summary(ORGANIZATION, name).unwrap();
             summary.agents == 1 && summary.unfinished() == 0
         })
@@ -407,11 +407,11 @@ async fn waves(
 }
 
 /// Waits until the world is as wanted, looking at it after each look of the operator, and whenever an agent comes or goes.
-async fn until(bed: &Bed, changes: &mut watch::Receiver<()>, wanted: impl Fn(&mut World) -> bool) {
+async fn until(bed: &Bed, stirred: &mut watch::Receiver<()>, wanted: impl Fn(&mut World) -> bool) {
     // Not `wait_for`: it would look at the world under a lock that the hook takes the other way round.
     let seen = async {
         while !bed.simulator.with_world(&wanted) {
-            changes.changed().await.unwrap();
+            stirred.changed().await.unwrap();
         }
     };
     tokio::time::timeout(PATIENCE, seen)
