@@ -6,6 +6,7 @@
 pub mod cli;
 mod client;
 pub mod decide;
+pub mod decode;
 mod events;
 mod http;
 pub mod lease;

@@ -350,7 +350,7 @@ fn failure(error: &Error) -> (FailureKind, String) {
 
 /// What the planner needs of the two lists. They are read one beside the other, so that an assignment may show in one
 /// of them only: it counts in both.
-fn agent_pool(agents: Vec<TaskAgent>, requests: Vec<TaskAgentJobRequest>) -> AgentPool {
+pub(crate) fn agent_pool(agents: Vec<TaskAgent>, requests: Vec<TaskAgentJobRequest>) -> AgentPool {
     let holders: HashMap<i64, i64> = agents
         .iter()
         .filter_map(|agent| Some((agent.assigned_request.as_ref()?.request_id, agent.id)))

@@ -16,8 +16,10 @@ use jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _, core::DeserializeGuard, runtime::controller::Action};
 
 pub(crate) use backoff::Backoff;
+pub(crate) use observe::token_in;
 use report::Finding;
 pub(crate) use report::Reports;
+pub(crate) use resolve::resolve;
 
 use crate::{
     decide::Decide,
@@ -158,7 +160,7 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
         return Ok(Action::await_change());
     }
 
-    let resolved = match resolve::resolve(pool, &context.cluster) {
+    let resolved = match resolve(pool, &context.cluster) {
         Ok(resolved) => resolved,
         Err(violations) => {
             if deleting && forced {

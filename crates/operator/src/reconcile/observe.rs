@@ -183,12 +183,17 @@ async fn token(
             "spec.patSecretName: the Secret {name:?} has no key {key:?}; put the token there"
         ));
     };
-    match std::str::from_utf8(&bytes.0).map(str::trim) {
-        Ok(token) if !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic()) => {
-            Ok(Ok(SecretString::from(token)))
-        }
-        _ => unusable(format!(
+    match token_in(&bytes.0) {
+        Some(token) => Ok(Ok(token)),
+        None => unusable(format!(
             "spec.patSecretName: the key {key:?} of the Secret {name:?} is empty or holds characters that no token has"
         )),
     }
+}
+
+/// The token, without blanks around it; `None`: it is empty or holds characters that no token has.
+pub(crate) fn token_in(bytes: &[u8]) -> Option<SecretString> {
+    let token = std::str::from_utf8(bytes).ok()?.trim();
+    let usable = !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic());
+    usable.then(|| SecretString::from(token))
 }
