@@ -1,17 +1,19 @@
 //! What is checked besides tests: style, lints, documentation, dependencies, generated files, and the tree itself.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fs, process::Command};
 
 use anyhow::{Result, ensure};
 
-use crate::{generate, repository, stages::Stages};
+use crate::{
+    generate, repository,
+    stages::Stages,
+    tools::{self, Tool},
+};
 
-/// The version of cargo-deny that is installed where none is.
-const CARGO_DENY: &str = "0.20.2";
+const CARGO_DENY: Tool = Tool {
+    package: "cargo-deny",
+    version: "0.20.2",
+};
 
 pub(crate) fn run(stages: &mut Stages) {
     stages.command("format", repository::cargo(&["fmt", "--all", "--check"]));
@@ -65,13 +67,15 @@ fn scripts() -> Result<Vec<String>> {
 }
 
 fn dependencies(stages: &mut Stages) {
-    let mut program = PathBuf::from("cargo-deny");
-    if Command::new(&program).arg("--version").output().is_err() {
-        let Ok(folder) = repository::cache().map(|cache| cache.join("tools")) else {
-            return stages.skip("dependencies", "there is no cache folder");
+    let Ok(program) = CARGO_DENY.path() else {
+        return stages.skip("dependencies", "there is no cache folder");
+    };
+    if tools::is_missing(&program) {
+        let installed = match CARGO_DENY.install() {
+            Ok(install) => stages.command("cargo-deny, once", install),
+            Err(_) => false,
         };
-        program = folder.join("bin/cargo-deny");
-        if !program.exists() && !stages.command("cargo-deny, once", install(&folder)) {
+        if !installed {
             return;
         }
     }
@@ -83,23 +87,6 @@ fn dependencies(stages: &mut Stages) {
         env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
     );
     stages.command("dependencies", command);
-}
-
-fn install(folder: &Path) -> Command {
-    let folder = folder.to_string_lossy();
-    let mut command = repository::cargo(&[
-        "install",
-        "cargo-deny",
-        "--version",
-        CARGO_DENY,
-        "--locked",
-        "--quiet",
-        "--root",
-        &folder,
-    ]);
-    // Built apart, so that it shares neither settings nor lock with the workspace.
-    command.current_dir("/").env_remove("CARGO_TARGET_DIR");
-    command
 }
 
 /// Nothing of the machine that something was written on may be in the tree: the paths of its clone and its home folder, and

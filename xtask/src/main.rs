@@ -6,6 +6,7 @@ mod chaos;
 mod check;
 mod cluster;
 mod demo;
+mod fuzz;
 mod generate;
 mod interrupt;
 mod operator;
@@ -14,6 +15,7 @@ mod pods;
 mod repository;
 mod stages;
 mod test;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -30,6 +32,8 @@ enum Task {
     Demo(demo::Args),
     /// Run the operator while everything around it goes wrong, and check what came of it.
     Chaos(chaos::Args),
+    /// Run the fuzz targets under libFuzzer.
+    Fuzz(fuzz::Args),
     /// Run all tests, with a line per stage and a summary.
     Test,
     /// Write the files that are generated from the code.
@@ -44,6 +48,7 @@ fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Demo(args) => demo::run(&args),
         Task::Chaos(args) => chaos::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Test => Ok(stages(&[test::run])),
         Task::Generate => generate::write().map(|()| ExitCode::SUCCESS),
         Task::Check => Ok(stages(&[check::run])),
