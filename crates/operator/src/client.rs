@@ -1,12 +1,18 @@
-//! Clients of the API server: one for everything but the Lease, whose writes pass the gate, and one for the Lease.
+//! Clients of the API server: one for everything but the Lease, whose writes pass the gate, and those for the Lease.
+
+mod connection;
+
+use std::task::{Context, Poll};
 
 use anyhow::Context as _;
-use axum::http::{HeaderValue, header::USER_AGENT};
+use axum::http::{HeaderValue, Method, Request, Response, header::USER_AGENT};
+use futures::future::{BoxFuture, FutureExt as _};
+use hyper_util::rt::TokioExecutor;
 use kube::{
     Client, Config,
-    client::{ClientBuilder, retry::RetryPolicy},
+    client::{Body, ClientBuilder, ConfigExt as _, retry::RetryPolicy},
 };
-use tower::{buffer::BufferLayer, retry::RetryLayer};
+use tower::{BoxError, Service, ServiceBuilder, buffer::BufferLayer, retry::RetryLayer};
 
 use crate::lease::Gate;
 
@@ -18,26 +24,39 @@ const FAILED: &str = "failed to set up the Kubernetes client";
 /// A client that repeats a refused request a few times only: a pass has better things to do than to wait, and the next
 /// one repeats what is still wanted. The gate is below: each attempt passes it, when its turn comes.
 pub(crate) fn gated(config: Config, gate: &Gate) -> anyhow::Result<Client> {
-    let retry = RetryLayer::new(RetryPolicy::default());
-    let client = ClientBuilder::try_from(without_repetitions(config)).context(FAILED)?;
-    Ok(client
-        .with_layer(gate)
+    let namespace = config.default_namespace.clone();
+    let gated = Gated {
+        writes: while_held(&config, gate)?,
+        reads: ungated(config)?,
+        gate: gate.clone(),
+    };
+    Ok(ClientBuilder::new(gated, namespace)
         .with_layer(&BufferLayer::new(REQUEST_QUEUE))
-        .with_layer(&retry)
+        .with_layer(&RetryLayer::new(RetryPolicy::default()))
         .build())
 }
 
-/// A client with connections of its own, so that a renewal does not queue behind a burst of Pods, and without repetitions:
-/// whoever renews counts the time itself.
-pub(crate) fn ungated(config: Config) -> anyhow::Result<Client> {
-    let client = ClientBuilder::try_from(without_repetitions(config)).context(FAILED)?;
-    Ok(client.build())
+/// A client without repetitions: whoever renews a lease counts the time itself. It has connections of its own, so that a
+/// renewal does not queue behind a burst of Pods.
+pub(crate) fn ungated(mut config: Config) -> anyhow::Result<Client> {
+    config.default_retry = false;
+    Client::try_from(config).context(FAILED)
 }
 
-/// kube's own repetitions would be below the gate, and many.
-fn without_repetitions(mut config: Config) -> Config {
-    config.default_retry = false;
-    config
+/// A client whose connections send nothing while the lease is not held.
+pub(crate) fn while_held(config: &Config, gate: &Gate) -> anyhow::Result<Client> {
+    let connector = connection::Connector::new(config.connect_timeout, gate.clone());
+    let connector = config
+        .rustls_https_connector_with_connector(connector)
+        .context(FAILED)?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().context(FAILED)?)
+        .layer(config.extra_headers_layer().context(FAILED)?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace.clone()))
 }
 
 /// Tells the replicas apart in the API server's audit log.
@@ -45,5 +64,40 @@ pub(crate) fn name(config: &mut Config, identity: &str) {
     let agent = concat!("azdo-runner-operator/", env!("CARGO_PKG_VERSION"));
     if let Ok(value) = HeaderValue::from_str(&format!("{agent} ({identity})")) {
         config.headers.push((USER_AGENT, value));
+    }
+}
+
+/// Sends reads at once, and what may change something through the gate.
+#[derive(Clone)]
+struct Gated {
+    gate: Gate,
+    reads: Client,
+    writes: Client,
+}
+
+impl Service<Request<Body>> for Gated {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // The clients have queues of their own.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Self {
+            gate,
+            reads,
+            writes,
+        } = self.clone();
+        async move {
+            let sent = match *request.method() {
+                Method::GET | Method::HEAD | Method::OPTIONS => reads.send(request).await,
+                _ => gate.carry_out(writes.send(request)).await?,
+            };
+            Ok(sent?)
+        }
+        .boxed()
     }
 }

@@ -97,7 +97,10 @@ pub struct Lost(pub(crate) String);
 struct Access {
     election: Election,
     gate: Gate,
+    /// For looks and claims.
     leases: Api<Lease>,
+    /// For renewals and the release, which are sent only while the lease is held.
+    held: Api<Lease>,
     /// As the watch told it last.
     seen: watch::Receiver<Seen>,
     _watch: AbortOnDropHandle<()>,
@@ -113,7 +116,12 @@ enum Failure {
 
 impl Access {
     /// Creates the Lease, or replaces the very version that `lease` is based on.
-    async fn write(&self, lease: &Lease, limit: Duration) -> Result<Lease, Failure> {
+    async fn write(
+        &self,
+        leases: &Api<Lease>,
+        lease: &Lease,
+        limit: Duration,
+    ) -> Result<Lease, Failure> {
         let params = PostParams {
             field_manager: Some(api::names::OPERATOR.into()),
             ..PostParams::default()
@@ -121,9 +129,9 @@ impl Access {
         let write = async {
             if lease.resource_version().is_some() {
                 let name = &self.election.name;
-                self.leases.replace(name, &params, lease).await
+                leases.replace(name, &params, lease).await
             } else {
-                self.leases.create(&params, lease).await
+                leases.create(&params, lease).await
             }
         };
         match time::timeout(limit, write).await {
@@ -160,9 +168,16 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// Begins to watch the Lease. `client`: one without the gate, as whoever takes the lease does not hold it yet.
-    pub(crate) fn new(client: kube::Client, election: Election, gate: Gate) -> Self {
+    /// Begins to watch the Lease. `client`: one without the gate, as whoever takes the lease does not hold it yet;
+    /// `while_held`: one that sends nothing while it is not held.
+    pub(crate) fn new(
+        client: kube::Client,
+        while_held: kube::Client,
+        election: Election,
+        gate: Gate,
+    ) -> Self {
         let leases: Api<Lease> = Api::namespaced(client, &election.namespace);
+        let held = Api::namespaced(while_held, &election.namespace);
         let (told, seen) = watch::channel(Seen::NotYet);
         let (name, pause) = (election.name.clone(), election.times.renew);
         let watch = tokio::spawn(follow(leases.clone(), name, pause, told));
@@ -171,6 +186,7 @@ impl Candidate {
                 election,
                 gate,
                 leases,
+                held,
                 seen,
                 _watch: AbortOnDropHandle::new(watch),
             },
@@ -228,7 +244,11 @@ impl Candidate {
         let from = from.map_or_else(|| self.access.new_lease(), |from| *from);
         let lease = record::taken(from, identity, times.duration, Timestamp::now());
         let started = Instant::now();
-        let failure = match self.access.write(&lease, times.renew_deadline).await {
+        let failure = match self
+            .access
+            .write(&self.access.leases, &lease, times.renew_deadline)
+            .await
+        {
             Ok(lease) => {
                 self.access.gate.extend(started + times.renew_deadline);
                 if self.access.gate.held().is_ok() {
@@ -324,7 +344,7 @@ impl Holder {
                 times.duration,
                 Timestamp::now(),
             );
-            let write = self.access.write(&lease, limit);
+            let write = self.access.write(&self.access.held, &lease, limit);
             match self.access.gate.while_held(write).await {
                 Ok(Ok(lease)) => {
                     self.lease = lease;
@@ -362,7 +382,9 @@ impl Holder {
         let times = self.access.election.times;
         let write = async {
             let lease = record::released(self.lease.clone());
-            self.access.write(&lease, times.renew).await
+            self.access
+                .write(&self.access.held, &lease, times.renew)
+                .await
         };
         match self.access.gate.while_held(write).await {
             Ok(Ok(_)) => {

@@ -236,7 +236,8 @@ fn take_part(
     client::name(&mut config, &election.identity);
     let gate = Gate::closed();
     let client = client::gated(config.clone(), &gate)?;
-    let candidate = Candidate::new(client::ungated(config)?, election, gate.clone());
+    let while_held = client::while_held(&config, &gate)?;
+    let candidate = Candidate::new(client::ungated(config)?, while_held, election, gate.clone());
     Ok((client, gate, Some(candidate)))
 }
 

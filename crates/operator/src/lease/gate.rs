@@ -11,10 +11,8 @@ use std::{
     time::Instant,
 };
 
-use axum::http::{Method, Request, Response};
 use futures::future::{BoxFuture, FutureExt as _};
 use tokio_util::task::TaskTracker;
-use tower::{BoxError, Layer, Service};
 
 /// Why a write was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,7 +84,7 @@ impl Gate {
     }
 
     /// Whether the lease is surely held now.
-    pub(super) fn held(&self) -> Result<(), Refused> {
+    pub(crate) fn held(&self) -> Result<(), Refused> {
         let until = self.state().until;
         match until {
             Until::Always => Ok(()),
@@ -137,62 +135,6 @@ impl azure_devops::WriteGate for Gate {
         async move {
             let sent = Gate::carry_out(&gate, write).await;
             sent.map_err(|refused| azure_devops::Withheld(refused.to_string()))
-        }
-        .boxed()
-    }
-}
-
-/// The gate on the way to the API server.
-impl<S> Layer<S> for Gate {
-    type Service = Gated<S>;
-
-    fn layer(&self, inner: S) -> Gated<S> {
-        Gated {
-            gate: self.clone(),
-            inner,
-        }
-    }
-}
-
-/// A service whose writes pass a gate.
-#[derive(Clone, Debug)]
-pub(crate) struct Gated<S> {
-    gate: Gate,
-    inner: S,
-}
-
-impl<S, Q, A> Service<Request<Q>> for Gated<S>
-where
-    S: Service<Request<Q>, Response = Response<A>>,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    A: Send + 'static,
-{
-    type Response = Response<A>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<A>, BoxError>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context).map_err(Into::into)
-    }
-
-    fn call(&mut self, request: Request<Q>) -> Self::Future {
-        let reads = matches!(
-            *request.method(),
-            Method::GET | Method::HEAD | Method::OPTIONS
-        );
-        if !reads && let Err(refused) = self.gate.check() {
-            return std::future::ready(Err(refused.into())).boxed();
-        }
-        let gate = self.gate.clone();
-        let sending = self.inner.call(request);
-        async move {
-            let sent = if reads {
-                sending.await
-            } else {
-                gate.carry_out(sending).await?
-            };
-            sent.map_err(Into::into)
         }
         .boxed()
     }

@@ -3,7 +3,8 @@
 use std::{fs::File, net::SocketAddr, path::PathBuf, process::ExitStatus};
 
 use control_plane::{AuditEvent, User};
-use k8s_openapi::api::coordination::v1::Lease;
+use jiff::Timestamp;
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
 use kube::{
     Api, Config,
     api::{ListParams, PostParams},
@@ -220,6 +221,7 @@ pub(crate) async fn give(bed: &Bed, holder: &str) {
             .remove(0);
         let record = lease.spec.as_mut().unwrap();
         record.holder_identity = Some(holder.to_owned());
+        record.renew_time = Some(MicroTime(Timestamp::now()));
         let name = lease.metadata.name.clone().unwrap();
         match leases.replace(&name, &PostParams::default(), &lease).await {
             Err(kube::Error::Api(status)) if status.is_conflict() => {}
