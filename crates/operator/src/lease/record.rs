@@ -192,7 +192,7 @@ mod tests {
                 lease = renewed(lease, "b", DURATION, clock);
             }
             let last = start + Duration::from_secs(4);
-            let almost = last + DURATION - Duration::from_millis(1);
+            let almost = last + Duration::from_millis(3999);
             assert_eq!(
                 seen.turn("a", DURATION, almost),
                 Turn::Wait(last + DURATION)

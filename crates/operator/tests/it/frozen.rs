@@ -157,7 +157,7 @@ async fn a_leader_that_was_frozen_writes_nothing_when_it_wakes() {
 }
 
 /// The operator under a lease as it is easily written: it compares clocks, writes the Lease whatever has become of it, and
-/// trusts that whoever renews it will say when it is lost.
+/// stops in order when whoever renews it finds that it is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a program of its own: the control of the frozen leader"]
 async fn naive_leader() {
@@ -187,7 +187,8 @@ async fn naive_leader() {
         listener: TcpListener::bind(set("HEALTH_ADDRESS")).await.unwrap(),
         election: None,
     };
-    tokio::spawn(operate(operator, CancellationToken::new()));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(operate(operator, stop.clone()));
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let seen = leases.get("naive").await.unwrap();
@@ -197,6 +198,8 @@ async fn naive_leader() {
             .and_then(|record| record.renew_time.clone());
         let expired = renewed.is_none_or(|time| time.0 + DURATION < Timestamp::now());
         if holder(&seen) != name && !expired {
+            stop.cancel();
+            running.await.unwrap().unwrap();
             std::process::exit(lease::EXIT_CODE);
         }
         write().await;
