@@ -48,7 +48,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// the simulated Azure DevOps, the operator's longest wait after failures, and whatever a busy machine adds.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// As in production.
-const REPLICAS: usize = 1;
+const REPLICAS: usize = 2;
 
 /// Flags of the chaos.
 #[derive(Clone, Debug, clap::Args)]

@@ -184,8 +184,19 @@ impl Operator {
         kill.status().await.map(drop).context("cannot run kill")
     }
 
-    /// Asks it to stop (SIGTERM) and waits for it.
+    /// Asks it to stop (SIGTERM) and waits for it. It has to end in order.
     pub(crate) async fn stop(mut self) -> Result<()> {
+        let status = self.end().await?;
+        ensure!(
+            status.success(),
+            "the operator ended with {status}; the end of its log:\n{}",
+            self.log_end()
+        );
+        Ok(())
+    }
+
+    /// Asks it to stop (SIGTERM), waits for it, and gives how it ended. It has to end in time.
+    pub(crate) async fn end(&mut self) -> Result<ExitStatus> {
         self.dismiss_watchdog().await?;
         self.signal("-TERM").await?;
         self.thaw().await?;
@@ -199,13 +210,7 @@ impl Operator {
                 STOP_TIMEOUT.as_secs()
             );
         };
-        let status = status.context("cannot wait for the operator")?;
-        ensure!(
-            status.success(),
-            "the operator ended with {status}; the end of its log:\n{}",
-            self.log_end()
-        );
-        Ok(())
+        status.context("cannot wait for the operator")
     }
 
     fn log_end(&self) -> String {

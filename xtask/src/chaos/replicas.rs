@@ -5,10 +5,11 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use control_plane::ControlPlane;
 use tokio::task::JoinHandle;
 
@@ -43,7 +44,7 @@ struct Replica {
 enum State {
     Running(Operator),
     /// Was asked to end, and will be started again.
-    Stopping(JoinHandle<Result<()>>),
+    Stopping(JoinHandle<Result<ExitStatus>>),
     /// To be started at that time.
     Down(Instant),
 }
@@ -109,21 +110,18 @@ impl Replicas {
                     let how = if status.code() == Some(LOST_LEASE) {
                         "lost the lease".to_owned()
                     } else {
-                        self.complaints.push(format!(
-                            "{} ended by itself: {status}; see {}",
-                            replica.name,
-                            replica.log.display()
-                        ));
+                        self.complaints
+                            .push(format!("{} ended by itself: {status}", replica.name));
                         status.to_string()
                     };
                     *self.ends.entry(how).or_default() += 1;
                     replica.state = State::Down(Instant::now() + RESTART_AFTER);
                 }
                 State::Stopping(stop) if stop.is_finished() => {
-                    if let Err(error) = stop.await? {
-                        self.complaints
-                            .push(format!("{} at SIGTERM: {error:#}", replica.name));
-                    }
+                    let complaint = complaint_of_stop(stop.await?);
+                    self.complaints.extend(
+                        complaint.map(|complaint| format!("{}: {complaint}", replica.name)),
+                    );
                     replica.state = State::Down(Instant::now());
                 }
                 State::Stopping(_) | State::Down(_) => {}
@@ -151,11 +149,11 @@ impl Replicas {
 
     /// SIGTERM; started again as soon as it has ended. Whether it ran.
     pub(crate) fn restart(&mut self, index: usize) -> bool {
-        let Some(operator) = self.take(index, State::Down(Instant::now())) else {
+        let Some(mut operator) = self.take(index, State::Down(Instant::now())) else {
             return false;
         };
         if let Some(replica) = self.replicas.get_mut(index) {
-            replica.state = State::Stopping(tokio::spawn(operator.stop()));
+            replica.state = State::Stopping(tokio::spawn(async move { operator.end().await }));
         }
         true
     }
@@ -198,11 +196,13 @@ impl Replicas {
         let mut result = Ok(());
         for replica in self.replicas {
             let stopped = match replica.state {
-                State::Running(operator) => operator.stop().await,
+                State::Running(mut operator) => operator.end().await,
                 State::Stopping(stop) => stop.await?,
-                State::Down(_) => Ok(()),
+                State::Down(_) => continue,
             };
-            result = result.and(stopped.with_context(|| replica.name));
+            if let Some(complaint) = complaint_of_stop(stopped) {
+                result = result.and(Err(anyhow!("{}: {complaint}", replica.name)));
+            }
         }
         result
     }
@@ -236,5 +236,15 @@ impl Replicas {
             State::Running(operator) => Some(operator),
             State::Stopping(_) | State::Down(_) => None,
         }
+    }
+}
+
+/// What is wrong with how a replica ended after SIGTERM. One that could not reach the API server at that moment may lose the
+/// lease before it has released it.
+fn complaint_of_stop(stopped: Result<ExitStatus>) -> Option<String> {
+    match stopped {
+        Ok(status) if status.success() || status.code() == Some(LOST_LEASE) => None,
+        Ok(status) => Some(format!("ended with {status} after SIGTERM")),
+        Err(error) => Some(format!("{error:#}")),
     }
 }

@@ -139,13 +139,13 @@ impl World {
         for index in 0..self.pools.len() {
             self.create(index).await?;
         }
-        step("all RunnerPools ready", async {
+        step("all RunnerPools connected", async {
             let deadline = Instant::now() + PATIENCE;
-            while !self.are_ready().await? {
+            while !self.are_connected().await? {
                 self.tend().await?;
                 ensure!(
                     Instant::now() < deadline,
-                    "gave up waiting until all RunnerPools are ready"
+                    "gave up waiting until all RunnerPools are connected"
                 );
                 time::sleep(LOOK_AGAIN).await;
             }
@@ -168,13 +168,15 @@ impl World {
         cluster::put(&self.runner_pools(pool), pool.name, &manifest).await
     }
 
-    /// Whether the operator says of every RunnerPool that all is well.
-    async fn are_ready(&self) -> Result<bool> {
+    /// Whether the operator has seen the agent pool of every RunnerPool. That all is well it cannot say of one for which a
+    /// stranger holds a name.
+    async fn are_connected(&self) -> Result<bool> {
         for pool in &self.pools {
             let current = self.runner_pools(pool).get(pool.name).await?;
             let ready = current.status.is_some_and(|status| {
                 let mut conditions = status.conditions.iter();
-                conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+                conditions
+                    .any(|condition| condition.type_ == "Connected" && condition.status == "True")
             });
             if !ready {
                 return Ok(false);
