@@ -20,7 +20,7 @@ use kube::{
 use tokio::time;
 
 use super::{
-    pools,
+    pools::{self, NAMESPACES},
     random::Random,
     schedule::{Event, Kind},
     world::World,
@@ -83,7 +83,7 @@ enum What {
     WatchesLast,
     Fast,
     Accept,
-    RecoverNode,
+    RecoverNode(usize),
     Recreate(usize),
 }
 
@@ -148,7 +148,7 @@ impl Strikes {
             What::Accept => world
                 .replicas
                 .weather(None, |weather| weather.refused_percent = 0),
-            What::RecoverNode => return Ok(world.node.recover().await.is_ok()),
+            What::RecoverNode(node) => return Ok(world.nodes[node].recover().await.is_ok()),
             What::Recreate(index) => return self.recreate(index, world).await,
         }
         Ok(true)
@@ -226,16 +226,18 @@ impl Strikes {
                 return self.take_pod(kind, &mut random, world).await;
             }
             Kind::NodeLost => {
+                let node = random.below(world.nodes.len());
                 let time = Timestamp::now();
                 let living = living(world).into_iter();
-                self.hits.extend(living.map(|pod| Hit {
+                let on_it = living.filter(|pod| pod.namespace == NAMESPACES[node]);
+                self.hits.extend(on_it.map(|pod| Hit {
                     pod: pod.uid,
                     time,
                     kind,
                 }));
-                self.after(lasts, What::RecoverNode);
+                self.after(lasts, What::RecoverNode(node));
                 // It is lost at once; that the cluster does not hear of it is part of the trouble.
-                let _ = world.node.lose().await;
+                let _ = world.nodes[node].lose().await;
             }
             Kind::ImageEdited
             | Kind::MaximumEdited

@@ -50,7 +50,8 @@ pub(crate) struct World {
     pub(crate) pods: PodWatch,
     pub(crate) leases: LeaseWatch,
     pub(crate) replicas: Replicas,
-    pub(crate) node: HollowNode,
+    /// One for each of [`NAMESPACES`], so that not everything is lost with one.
+    pub(crate) nodes: Vec<HollowNode>,
     pub(crate) simulator: Simulator,
     pub(crate) control_plane: ControlPlane,
     /// Programs of the control plane that are meant to be down.
@@ -97,15 +98,22 @@ impl World {
             Ok(((simulator, token), url))
         })
         .await?;
-        let node = step("simulated node and agents", async {
-            let runtime = Arc::new(SimulatedAgents { pace: pace() });
-            let settings = NodeSettings::new("hollow-node", runtime).start_delay(START_DELAY);
-            let client = control_plane.client_as(User::HollowNode)?;
-            Ok((HollowNode::start(client, settings).await?, String::new()))
-        })
-        .await?;
         cluster::install_crd(&client, &operator::crd(program)?).await?;
         prepare_namespaces(&client, &token).await?;
+        let nodes = step("simulated nodes and agents", async {
+            let mut nodes = Vec::new();
+            for namespace in NAMESPACES {
+                let runtime = Arc::new(SimulatedAgents { pace: pace() });
+                let settings = NodeSettings::new(format!("{namespace}-node"), runtime)
+                    .namespace(namespace)
+                    .start_delay(START_DELAY);
+                let client = control_plane.client_as(User::HollowNode)?;
+                nodes.push(HollowNode::start(client, settings).await?);
+            }
+            let remark = format!("{} nodes", nodes.len());
+            Ok((nodes, remark))
+        })
+        .await?;
         let pods = PodWatch::start(client.clone()).await;
         let leases = LeaseWatch::start(client.clone());
         let limits = Arc::new(Mutex::new(Limits::default()));
@@ -124,7 +132,7 @@ impl World {
             pods,
             leases,
             replicas,
-            node,
+            nodes,
             simulator,
             control_plane,
             struck: Vec::new(),
@@ -236,7 +244,7 @@ impl World {
             pods,
             leases,
             replicas,
-            node,
+            nodes,
             simulator,
             mut control_plane,
             pool_watch,
@@ -246,11 +254,12 @@ impl World {
         pool_watch.abort();
         drop((pods, leases));
         // A node takes its leave of an API server, which an early end may have left dead.
-        let left = if revive(&mut control_plane).await? {
-            node.stop().await
-        } else {
-            Ok(())
-        };
+        let mut left = Ok(());
+        if revive(&mut control_plane).await? {
+            for node in nodes {
+                left = left.and(node.stop().await);
+            }
+        }
         simulator.shutdown().await;
         control_plane.stop()?;
         stopped.and(left)
