@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    AgentPool, Claim, Cluster, Intake, JobRequest, KnownLook, Look, Pod, PodPhase, Pool, Profile,
-    Registration, Snapshot,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Pod, PodPhase, Pool,
+    Profile, Registration, Snapshot, Waiting,
 };
 
 use crate::{look::assert_lawful, random::Choices};
@@ -153,6 +153,18 @@ fn pod(choices: &mut Choices<'_>, name: String, now: Timestamp) -> Pod {
         marked: choices.below(4) != 3,
         request: choices.option(|choices| i64::from(choices.below(20))),
         guarded: choices.flag(),
+        attempt: match choices.below(8) {
+            7 => u32::MAX,
+            few => u32::from(few),
+        },
+        waiting: choices.option(|choices| Waiting {
+            hold: match choices.below(3) {
+                0 => Hold::NoNode,
+                1 => Hold::NotStarted,
+                _ => Hold::Failing,
+            },
+            since: choices.time(now),
+        }),
     }
 }
 

@@ -107,10 +107,8 @@ pub(crate) async fn live(
                 life.report_eviction().await;
                 return life.ended(commands).await;
             }
-            // Nothing runs yet.
-            Some(Command::KillForMemory) => {}
-            // Starting waits for the node, so it only has to begin again.
-            Some(Command::Lose | Command::Recover) => {}
+            // Nothing runs yet that could need memory; starting waits for the node, so it only has to begin again.
+            Some(Command::KillForMemory | Command::Lose | Command::Recover) => {}
         }
     };
     life.run(agent, commands).await;

@@ -54,6 +54,7 @@ pub fn built_pod(pool: &RunnerPool, cluster: &str, index: u32, profile: &planner
         shape: &profile.shape,
         min_agent: false,
         run_once: true,
+        attempt: 0,
         without: &[],
     })
 }

@@ -171,15 +171,10 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         () = stop.cancelled() => {}
     }
     tracing::info!(namespaces = ?scopes.iter().flatten().collect::<Vec<_>>(), "Started");
-    tasks.spawn(stop.clone().run_until_cancelled_owned({
-        let (readiness, stores) = (readiness.clone(), stores.clone());
-        async move {
-            let known = stores.iter().map(Store::wait_until_ready);
-            if futures::future::try_join_all(known).await.is_ok() {
-                readiness.set(true);
-            }
-        }
-    }));
+    tasks.spawn(
+        stop.clone()
+            .run_until_cancelled_owned(ready_when_known(stores.clone(), readiness.clone())),
+    );
 
     // Whoever waits keeps its copies of the cluster up to date meanwhile, so that it can act at once.
     let holder = match candidate {
@@ -214,6 +209,14 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     outcome?;
     end(&readiness, &tasks).await;
     Ok(())
+}
+
+/// Says that the operator is ready as soon as all RunnerPools have been read once.
+async fn ready_when_known(stores: Vec<Store<Guarded>>, readiness: Readiness) {
+    let known = stores.iter().map(Store::wait_until_ready);
+    if futures::future::try_join_all(known).await.is_ok() {
+        readiness.set(true);
+    }
 }
 
 /// Waits for the tasks that stop by themselves.
