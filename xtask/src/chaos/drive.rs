@@ -38,6 +38,8 @@ pub(crate) struct Chaos {
     batches: VecDeque<Batch>,
     strikes: Strikes,
     withheld: usize,
+    /// Jobs that their user cancels as soon as they run, by agent pool.
+    to_cancel: BTreeMap<&'static str, Vec<i64>>,
     started: Instant,
     next_heartbeat: Duration,
 }
@@ -50,6 +52,7 @@ impl Chaos {
             batches: load::batches(random.fork(), &world.pools, duration).into(),
             strikes: Strikes::default(),
             withheld: 0,
+            to_cancel: BTreeMap::new(),
             started: Instant::now(),
             next_heartbeat: HEARTBEAT,
         }
@@ -173,6 +176,7 @@ impl Chaos {
 
     async fn step(&mut self, world: &mut World) -> Result<()> {
         self.strikes.advance(world).await?;
+        self.cancel(world)?;
         world.tend().await?;
         self.show(world)?;
         time::sleep(LOOK_AGAIN).await;
@@ -187,7 +191,8 @@ impl Chaos {
             demand,
             count,
             duration,
-            ..
+            canceled,
+            at: _,
         } = *batch;
         if let Some(created) = self.strikes.absent.get(&pool).copied() {
             if !created || !can_run(world, pool, demand)? {
@@ -203,7 +208,33 @@ impl Chaos {
             duration,
             ..JobSpec::default()
         };
-        world.queue(pool, &spec).map(drop)
+        let queued = world.queue(pool, &spec)?;
+        if canceled {
+            let agent_pool = world.pools[pool].agent_pool;
+            self.to_cancel.entry(agent_pool).or_default().extend(queued);
+        }
+        Ok(())
+    }
+
+    /// Cancels what is to be cancelled and runs. What ended otherwise is left alone.
+    fn cancel(&mut self, world: &World) -> Result<()> {
+        for (agent_pool, to_cancel) in &mut self.to_cancel {
+            if to_cancel.is_empty() {
+                continue;
+            }
+            for job in world.jobs(agent_pool)? {
+                if !to_cancel.contains(&job.id) {
+                    continue;
+                }
+                if job.outcome == Outcome::Running {
+                    world.cancel(job.id)?;
+                }
+                if job.outcome == Outcome::Running || job.outcome.is_finished() {
+                    to_cancel.retain(|id| *id != job.id);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn open_jobs(&self, world: &World) -> Result<usize> {

@@ -14,6 +14,8 @@ pub(crate) struct Batch {
     pub(crate) demand: Option<&'static str>,
     pub(crate) count: usize,
     pub(crate) duration: Duration,
+    /// Whether their user cancels them as soon as they run.
+    pub(crate) canceled: bool,
 }
 
 /// Between two batches for one agent pool: about half of what its agents can do in quiet times, so that there are times
@@ -46,6 +48,7 @@ pub(crate) fn batches(mut random: Random, pools: &[Pool], duration: Duration) ->
                 demand,
                 count: random.between(1, 3) as usize,
                 duration: random.millis(least, most),
+                canceled: random.percent(5),
             });
             at += random.millis(GAP_MILLIS.0, GAP_MILLIS.1);
         }

@@ -47,6 +47,8 @@ pub(crate) struct Jobs {
     pub(crate) killed_by_operator: usize,
     pub(crate) unexplained: usize,
     pub(crate) lost_outside: usize,
+    /// Of these, those whose agent could still report the end itself.
+    pub(crate) lost_outside_ended_by_agent: usize,
     /// Of these, those that an event of the operator tells of.
     pub(crate) lost_outside_reported: usize,
     pub(crate) lost_outside_by_kind: BTreeMap<String, usize>,
@@ -109,7 +111,9 @@ impl Report {
                         .or_default() += 1;
                     let reported = reported(job.job);
                     jobs.lost_outside_reported += usize::from(reported);
-                    (!reported).then_some("was lost from outside, and the operator told nobody")
+                    jobs.lost_outside_ended_by_agent += usize::from(!job.abandoned);
+                    (job.abandoned && !reported)
+                        .then_some("was lost from outside, and the operator told nobody")
                 }
             };
             self.complaints.extend(complaint.map(|complaint| {
@@ -189,8 +193,8 @@ impl Report {
         add(
             "jobs lost with a Pod killed outside",
             format!(
-                "{}, of which {} were reported",
-                jobs.lost_outside, jobs.lost_outside_reported
+                "{}, of which {} were reported by events, {} ended by their agent",
+                jobs.lost_outside, jobs.lost_outside_reported, jobs.lost_outside_ended_by_agent
             ),
         );
         for (kind, count) in &jobs.lost_outside_by_kind {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use azure_devops_simulator::{JobView, Outcome};
+use azure_devops_simulator::{JobResult, JobView, Outcome};
 use control_plane::{AuditEvent, User};
 use jiff::{SignedDuration, Timestamp};
 
@@ -21,7 +21,7 @@ const LAST_MOMENT: SignedDuration = SignedDuration::from_secs(2);
 /// How a job ended, or whose doing its end was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum End {
-    /// By itself, or by its user.
+    /// As it should, or by its user.
     Finished,
     /// Not at all.
     Unfinished,
@@ -41,6 +41,9 @@ pub(crate) struct Judged {
     pub(crate) agent_pool: &'static str,
     pub(crate) job: i64,
     pub(crate) end: End,
+    /// Whether Azure DevOps waited for the end of the job's lock: nobody had told it. An agent that is stopped reports its
+    /// job as cancelled itself, and then there is nothing for the operator to find out.
+    pub(crate) abandoned: bool,
     /// For people.
     pub(crate) evidence: String,
 }
@@ -59,9 +62,9 @@ impl Evidence<'_> {
     /// Judges the end of a job.
     pub(crate) fn judge(&self, agent_pool: &'static str, job: &JobView) -> Judged {
         let (end, evidence) = match job.outcome {
-            Outcome::Succeeded | Outcome::Failed | Outcome::Canceled => {
-                (End::Finished, String::new())
-            }
+            Outcome::Succeeded | Outcome::Canceled => (End::Finished, String::new()),
+            // None of the jobs has an error in itself.
+            Outcome::Failed => (End::Unexplained, "it failed".to_owned()),
             Outcome::Queued | Outcome::Assigned | Outcome::Running => {
                 (End::Unfinished, format!("{:?}", job.outcome))
             }
@@ -73,6 +76,7 @@ impl Evidence<'_> {
             agent_pool,
             job: job.id,
             end,
+            abandoned: job.result == Some(JobResult::Abandoned),
             evidence: format!(
                 "agent {agent}, assigned {}, ended {}: {evidence}",
                 time(job.assigned),
@@ -171,8 +175,6 @@ fn time(time: Option<Timestamp>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use azure_devops_simulator::JobResult;
-
     use super::*;
 
     fn at(second: i64) -> Timestamp {

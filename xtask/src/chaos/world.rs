@@ -216,6 +216,13 @@ impl World {
         })?)
     }
 
+    /// Cancels a job as its user would.
+    pub(crate) fn cancel(&self, job: i64) -> Result<()> {
+        Ok(self
+            .simulator
+            .with_world(|world| world.cancel_job(Timestamp::now(), ORGANIZATION, job))?)
+    }
+
     /// The jobs of an agent pool.
     pub(crate) fn jobs(&self, agent_pool: &str) -> Result<Vec<JobView>> {
         Ok(self
