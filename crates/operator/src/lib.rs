@@ -12,6 +12,7 @@ mod http;
 pub mod lease;
 mod manifest;
 mod mirror;
+pub mod outside;
 mod reader;
 mod reconcile;
 pub mod run;

@@ -17,7 +17,7 @@ use kube::{Resource as _, ResourceExt as _, core::DeserializeGuard, runtime::con
 
 pub(crate) use backoff::Backoff;
 pub(crate) use observe::token_in;
-use report::Finding;
+pub(crate) use report::Finding;
 pub(crate) use report::Reports;
 pub(crate) use resolve::resolve;
 
@@ -26,6 +26,7 @@ use crate::{
     events::Events,
     manifest::{claim::AgentClaim, pod::AgentPod},
     mirror::{Mirror, PoolKey},
+    outside::Services,
     subscriptions::Subscriptions,
 };
 
@@ -51,6 +52,27 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     pub(crate) reports: Reports,
     pub(crate) backoff: Backoff,
+}
+
+/// What the operator knows of the cluster and of who looks where. A restart loses it and reads it again.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    /// Uid of the namespace `kube-system`.
+    pub(crate) cluster: &'a str,
+    pub(crate) pods: &'a Mirror<AgentPod>,
+    pub(crate) claims: &'a Mirror<AgentClaim>,
+    pub(crate) subscriptions: &'a Subscriptions,
+}
+
+impl Context {
+    pub(crate) fn known(&self) -> Known<'_> {
+        Known {
+            cluster: &self.cluster,
+            pods: &self.pods,
+            claims: &self.claims,
+            subscriptions: &self.subscriptions,
+        }
+    }
 }
 
 /// Why a pass failed. Nothing is lost by it: the next pass starts from the world again.
@@ -188,7 +210,16 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
         if !plan.actions.is_empty() && !deleting {
             finalize::hold(pool, &identity, context).await?;
         }
-        act::act(pool, &identity, context, &observed, &plan).await
+        let services = Services::new(pool, &identity.key, context, &observed.subscription);
+        act::act(
+            pool,
+            &identity,
+            context.known(),
+            &observed,
+            &plan,
+            &services,
+        )
+        .await
     } else {
         act::Done::refused(&breaches)
     };

@@ -162,13 +162,11 @@ fn end(pod: &Pod, status: &PodStatus) -> Option<String> {
 /// The node lifecycle controller declares the Pods of a lost node not ready, and nothing else of them; only a Pod with
 /// readiness gates may look so on a node that answers.
 fn node_lost(pod: &Pod, status: &PodStatus) -> bool {
-    let gates = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.readiness_gates.as_ref());
-    let gated = gates.is_some_and(|gates| !gates.is_empty());
+    let spec = pod.spec.as_ref();
+    let gates = spec.and_then(|spec| spec.readiness_gates.as_ref());
+    let has_gates = gates.is_some_and(|gates| !gates.is_empty());
     let unready = says(status, "ContainersReady", "True") && says(status, "Ready", "False");
-    status.phase.as_deref() == Some("Unknown") || (unready && !gated)
+    status.phase.as_deref() == Some("Unknown") || (unready && !has_gates)
 }
 
 /// What the start of a Pod waits for.

@@ -1,27 +1,25 @@
-//! Carries a plan out: requests to Kubernetes and to Azure DevOps side by side, each kind in parallel.
+//! Carries a plan out: requests to Kubernetes and to Azure DevOps side by side, each kind in parallel. It knows which
+//! requests an action takes, in which order, and what their answers mean; it does not know how they are sent.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use api::{ClaimTemplate, RunnerPool, conditions::Reason, names};
 use azure_devops::{Class, NewAgent};
 use futures::{FutureExt as _, StreamExt as _, stream};
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
-use kube::{
-    Api, Resource as _, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
-};
-use planner::{Action, Breach, Plan, Planned, Why};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::{Resource as _, ResourceExt as _, api::Preconditions};
+use planner::{Action, Breach, Plan, Planned};
 use serde_json::json;
 
-use super::{Context, Finding, Identity, observe::Observed};
+use super::{Finding, Identity, Known, observe::Observed};
 use crate::{
-    events::Report,
     manifest::{self, pod::Blueprint},
     mirror::Mirrored as _,
+    outside::{Failure, Outside},
     reader::{self, Write},
     telemetry::chain,
 };
@@ -34,8 +32,6 @@ const AZURE_DEVOPS_CONCURRENCY: usize = 8;
 /// No request to Azure DevOps begins later than this in a pass: it may delay each by half a minute, and new jobs need
 /// their agents meanwhile.
 const AZURE_DEVOPS_BUDGET: Duration = Duration::from_secs(10);
-/// Longest wait for one answer of the API server.
-const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What carrying out a plan came to.
 #[derive(Debug, Default)]
@@ -97,22 +93,20 @@ enum End {
     Failed(Finding),
 }
 
-pub(crate) async fn act(
+pub(crate) async fn act<O: Outside>(
     pool: &RunnerPool,
     identity: &Identity,
-    context: &Context,
+    known: Known<'_>,
     observed: &Observed,
     plan: &Plan,
+    outside: &O,
 ) -> Done {
     let actor = Actor {
         pool,
         identity,
-        context,
+        known,
         observed,
-        pods: Api::namespaced(context.client.clone(), &identity.key.namespace),
-        claims: Api::namespaced(context.client.clone(), &identity.key.namespace),
-        reference: pool.object_ref(&()),
-        started: Instant::now(),
+        outside,
         refused: Mutex::default(),
     };
     let (azure, kubernetes): (Vec<_>, Vec<_>) = plan
@@ -146,20 +140,17 @@ fn speaks_to_azure(action: &Action) -> bool {
     }
 }
 
-struct Actor<'a> {
+struct Actor<'a, O> {
     pool: &'a RunnerPool,
     identity: &'a Identity,
-    context: &'a Context,
+    known: Known<'a>,
     observed: &'a Observed,
-    pods: Api<Pod>,
-    claims: Api<PersistentVolumeClaim>,
-    reference: ObjectReference,
-    started: Instant,
+    outside: &'a O,
     /// Profiles of which the API server refused an agent in this pass: a quota or a policy would refuse the others too.
     refused: Mutex<BTreeSet<String>>,
 }
 
-impl Actor<'_> {
+impl<O: Outside> Actor<'_, O> {
     async fn all(&self, actions: Vec<Planned>, concurrency: usize) -> Done {
         let mut done = Done::default();
         // A request in the making takes many times the memory of its action, so it begins when its turn comes.
@@ -169,7 +160,7 @@ impl Actor<'_> {
         while let Some((planned, end)) = ends.next().await {
             match end {
                 End::Carried(write) => {
-                    self.tell(&planned);
+                    self.outside.done(&planned);
                     if let Some(write) = write {
                         self.observed.subscription.reader.note(&write);
                     }
@@ -203,7 +194,7 @@ impl Actor<'_> {
     }
 
     async fn one(&self, planned: Planned) -> (Planned, End) {
-        if speaks_to_azure(&planned.action) && self.started.elapsed() > AZURE_DEVOPS_BUDGET {
+        if speaks_to_azure(&planned.action) && self.outside.elapsed() > AZURE_DEVOPS_BUDGET {
             return (planned, End::PutOff("Azure DevOps takes its time"));
         }
         let end = match &planned.action {
@@ -217,7 +208,7 @@ impl Actor<'_> {
             } => {
                 let blueprint = Blueprint {
                     pool: self.pool,
-                    cluster: &self.context.cluster,
+                    cluster: self.known.cluster,
                     index: *index,
                     profile,
                     shape: self.shape(profile),
@@ -268,7 +259,7 @@ impl Actor<'_> {
         if self.refused().contains(profile) {
             return End::PutOff("the API server refused another agent of this profile");
         }
-        let subscriptions = &self.context.subscriptions;
+        let subscriptions = self.known.subscriptions;
         if !subscriptions.reserve(
             &self.identity.key,
             &self.observed.subscription.agent_pool,
@@ -295,9 +286,9 @@ impl Actor<'_> {
             ..blueprint
         };
         let pod = manifest::pod::build(&blueprint);
-        match within(self.pods.create(&post(), &pod)).await {
+        match self.outside.create_pod(&pod).await {
             Ok(created) => {
-                self.context.pods.wrote(&created);
+                self.known.pods.wrote(&created);
                 End::Carried(None)
             }
             Err(Failure::Api(status)) if status.is_already_exists() => self.meet_pod(name).await,
@@ -329,9 +320,9 @@ impl Actor<'_> {
 
     /// A Pod of that name exists, although the mirror has none.
     async fn meet_pod(&self, name: &str) -> End {
-        match within(self.pods.get_opt(name)).await {
+        match self.outside.get_pod(name).await {
             Ok(Some(pod)) if self.owns(&pod) => {
-                self.context.pods.wrote(&pod);
+                self.known.pods.wrote(&pod);
                 End::PutOff("the Pod is already there")
             }
             Ok(Some(_)) => {
@@ -365,9 +356,9 @@ impl Actor<'_> {
         };
         if template.create_pvc {
             let claim = manifest::claim::build(self.pool, template, index);
-            match within(self.claims.create(&post(), &claim)).await {
+            match self.outside.create_claim(&claim).await {
                 Ok(created) => {
-                    self.context.claims.wrote(&created);
+                    self.known.claims.wrote(&created);
                     return Ok(Mount::Made(created));
                 }
                 Err(Failure::Api(status)) if status.is_already_exists() => {}
@@ -378,7 +369,7 @@ impl Actor<'_> {
                 }
             }
         }
-        match within(self.claims.get_opt(&name)).await {
+        match self.outside.get_claim(&name).await {
             Ok(Some(claim)) if claim.meta().deletion_timestamp.is_some() => {
                 Err(End::PutOff("a claim of that name is just going"))
             }
@@ -407,8 +398,7 @@ impl Actor<'_> {
         let Some(pool_id) = self.observed.pool_id else {
             return End::PutOff("the agent pool's id is not known");
         };
-        let client = self.observed.subscription.reader.client();
-        match client.update_agent(pool_id, agent_id, name, false).await {
+        match self.outside.disable_agent(pool_id, agent_id, name).await {
             Ok(()) => End::Carried(Some(Write::Disabled(agent_id))),
             Err(error) if error.class() == Class::NotFound => {
                 End::Carried(Some(Write::Removed(agent_id)))
@@ -420,10 +410,10 @@ impl Actor<'_> {
     async fn remove(&self, agent_id: i64, name: &str, pod_uid: Option<&str>) -> End {
         if pod_uid.is_none() {
             // The mirror may lag behind; only the API server itself can say that there is no Pod.
-            match within(self.pods.get_opt(name)).await {
+            match self.outside.get_pod(name).await {
                 Ok(None) => {}
                 Ok(Some(pod)) => {
-                    self.context.pods.wrote(&pod);
+                    self.known.pods.wrote(&pod);
                     return End::PutOff("its Pod is there after all");
                 }
                 Err(_) => {
@@ -464,14 +454,7 @@ impl Actor<'_> {
         let Some(pool_id) = self.observed.pool_id else {
             return Err(End::PutOff("the agent pool's id is not known"));
         };
-        match self
-            .observed
-            .subscription
-            .reader
-            .client()
-            .delete_agent(pool_id, agent_id)
-            .await
-        {
+        match self.outside.delete_agent(pool_id, agent_id).await {
             Ok(()) => Ok(Deleted::Now),
             Err(error) => match error.class() {
                 Class::NotFound => Ok(Deleted::Before),
@@ -500,15 +483,9 @@ impl Actor<'_> {
             return End::PutOff("the Pod is just going");
         };
         let patch = manifest::trouble::given_up(seen);
-        match within(self.pods.patch_status(
-            name,
-            &PatchParams::default(),
-            &Patch::Strategic(patch),
-        ))
-        .await
-        {
+        match self.outside.patch_pod_status(name, patch).await {
             Ok(pod) => {
-                self.context.pods.wrote(&pod);
+                self.known.pods.wrote(&pod);
                 End::Carried(None)
             }
             Err(failure) => gone(Err(failure), &format!("declare the Pod {name} failed")),
@@ -516,31 +493,23 @@ impl Actor<'_> {
     }
 
     async fn delete_pod_of(&self, name: &str, uid: &str, resource_version: Option<String>) -> End {
-        let preconditions = Some(Preconditions {
+        let preconditions = Preconditions {
             uid: Some(uid.to_owned()),
             resource_version,
-        });
-        let params = DeleteParams {
-            preconditions,
-            ..DeleteParams::default()
         };
         gone(
-            within(self.pods.delete(name, &params)).await.map(drop),
+            self.outside.delete_pod(name, preconditions).await,
             &format!("delete the Pod {name}"),
         )
     }
 
     async fn delete_claim(&self, name: &str, uid: &str) -> End {
-        let preconditions = Some(Preconditions {
+        let preconditions = Preconditions {
             uid: Some(uid.to_owned()),
             resource_version: None,
-        });
-        let params = DeleteParams {
-            preconditions,
-            ..DeleteParams::default()
         };
         gone(
-            within(self.claims.delete(name, &params)).await.map(drop),
+            self.outside.delete_claim(name, preconditions).await,
             &format!("delete the claim {name}"),
         )
     }
@@ -552,14 +521,9 @@ impl Actor<'_> {
             "labels": { names::LABEL_JOB_REQUEST_ID: request.map(|id| id.to_string()) },
             "annotations": manifest::pod::guards(guarded),
         }});
-        match within(
-            self.pods
-                .patch(name, &PatchParams::default(), &Patch::Merge(patch)),
-        )
-        .await
-        {
+        match self.outside.patch_pod(name, patch).await {
             Ok(pod) => {
-                self.context.pods.wrote(&pod);
+                self.known.pods.wrote(&pod);
                 End::Carried(None)
             }
             Err(Failure::Api(status)) if status.is_not_found() || status.is_conflict() => {
@@ -582,14 +546,7 @@ impl Actor<'_> {
             name,
             profile,
         );
-        match self
-            .observed
-            .subscription
-            .reader
-            .client()
-            .add_agent(pool_id, &agent)
-            .await
-        {
+        match self.outside.add_agent(pool_id, &agent).await {
             Ok(added) => {
                 let mut registration = reader::registration(added);
                 // The answer need not repeat what was sent.
@@ -626,64 +583,6 @@ impl Actor<'_> {
 
     fn refused(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Logs what was done and, for agents, writes an event.
-    fn tell(&self, planned: &Planned) {
-        let Planned { action, why } = planned;
-        let (message, report) = match action {
-            Action::CreateAgent { .. } => (
-                "Created Pod",
-                Some(("AgentCreated", "CreateAgent", "Created")),
-            ),
-            Action::Disable { .. } => ("Disabled agent", None),
-            Action::Remove { .. } => (
-                "Removed agent",
-                Some(("AgentRemoved", "RemoveAgent", "Removed")),
-            ),
-            Action::DeletePod { .. } => (
-                "Deleted Pod",
-                Some(("AgentRemoved", "RemoveAgent", "Deleted the Pod of")),
-            ),
-            Action::GiveUpPod { .. } => (
-                "Gave up Pod",
-                Some(("AgentGivenUp", "GiveUpAgent", "Gave up the Pod of")),
-            ),
-            Action::DeleteClaim { .. } => ("Deleted claim", None),
-            Action::MarkPod { .. } => {
-                tracing::debug!(
-                    namespace = self.identity.key.namespace,
-                    pool = self.identity.key.name,
-                    agent = action.subject(),
-                    "Marked Pod"
-                );
-                return;
-            }
-            Action::AddPlaceholder { .. } => ("Registered placeholder", None),
-            Action::RemovePlaceholder { .. } => ("Removed placeholder", None),
-        };
-        let (namespace, pool, agent) = (
-            &self.identity.key.namespace,
-            &self.identity.key.name,
-            action.subject(),
-        );
-        let request_id = match why {
-            Why::JobQueued { request } => Some(*request),
-            _ => None,
-        };
-        tracing::info!(namespace, pool, agent, request_id, reason = %why, "{message}");
-        if let Some((reason, event_action, verb)) = report {
-            let pod = manifest::pod::reference(namespace, agent);
-            let note = format!("{verb} agent {agent}: {why}");
-            let report = Report {
-                warning: false,
-                reason,
-                action: event_action,
-                note,
-                pod: Some(pod),
-            };
-            self.context.events.emit(&self.reference, report);
-        }
     }
 }
 
@@ -731,73 +630,5 @@ fn gone(result: Result<(), Failure>, what: &str) -> End {
             Reason::PodRefused,
             format!("could not {what}: {failure}"),
         )),
-    }
-}
-
-/// Why a call to the API server failed.
-#[derive(Debug)]
-enum Failure {
-    Api(Box<kube::core::Status>),
-    Other(String),
-}
-
-impl Failure {
-    /// Whether the call surely changed nothing. The API server may have carried out what it answers with a 5xx.
-    fn is_refusal(&self) -> bool {
-        match self {
-            Self::Api(status) => (400..500).contains(&status.code),
-            Self::Other(_) => false,
-        }
-    }
-}
-
-impl Failure {
-    /// The refusal of an object that was to be created. A quota only makes jobs wait, as `maxAgents` does.
-    fn refusal(&self, reason: Reason, what: &str) -> Finding {
-        match self {
-            // The quota plugin has no reason of its own; its words have not changed since Kubernetes 1.0.
-            Self::Api(status)
-                if status.is_forbidden() && status.message.contains("exceeded quota") =>
-            {
-                let message = format!(
-                    "a quota does not allow {what}, so jobs wait: {self}; raise the quota or lower spec.maxAgents"
-                );
-                Finding::new(Reason::QuotaExceeded, message)
-            }
-            _ => Finding::new(
-                reason,
-                format!(
-                    "the API server refused {what}: {self}; it is asked again, at least every 30 s"
-                ),
-            ),
-        }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Api(status) => f.write_str(&status.message),
-            Self::Other(text) => f.write_str(text),
-        }
-    }
-}
-
-async fn within<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
-    match tokio::time::timeout(KUBERNETES_TIMEOUT, call).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(kube::Error::Api(status))) => Err(Failure::Api(status)),
-        Ok(Err(error)) => Err(Failure::Other(chain(&error))),
-        Err(_) => Err(Failure::Other(format!(
-            "no answer within {} s",
-            KUBERNETES_TIMEOUT.as_secs()
-        ))),
-    }
-}
-
-fn post() -> PostParams {
-    PostParams {
-        field_manager: Some(names::OPERATOR.into()),
-        ..PostParams::default()
     }
 }

@@ -9,11 +9,11 @@ use kube::{Api, Resource as _};
 use planner::{Cluster, Pool, Snapshot};
 use secrecy::SecretString;
 
-use super::{Context, Error, Finding, Identity, resolve::Resolved};
+use super::{Context, Error, Finding, Identity, Known, resolve::Resolved};
 use crate::{
     manifest::pod::AgentPod,
     reader::Outcome,
-    subscriptions::{Subscription, Wanted},
+    subscriptions::{Subscription, Subscriptions, Wanted},
 };
 
 /// What was observed.
@@ -40,19 +40,36 @@ pub(crate) async fn observe(
         Ok(subscription) => subscription,
         Err(finding) => return Ok(Err(finding)),
     };
+    Ok(Ok(gather(
+        pool,
+        identity,
+        resolved,
+        subscription,
+        context.known(),
+    )))
+}
+
+/// What the mirrors and the last look say. No requests.
+pub(crate) fn gather(
+    pool: &RunnerPool,
+    identity: &Identity,
+    resolved: &Resolved,
+    subscription: Subscription,
+    known: Known<'_>,
+) -> Observed {
     let (pool_id, outcome) = subscription.reader.outcome();
-    context.subscriptions.release(&identity.key);
-    let (pods, former) = context
+    known.subscriptions.release(&identity.key);
+    let (pods, former) = known
         .pods
         .of(&identity.key)
         .into_iter()
         .partition::<Vec<_>, _>(|pod| pod.owner == identity.uid);
-    let claims = context.claims.of(&identity.key).into_iter();
+    let claims = known.claims.of(&identity.key).into_iter();
     let cluster = Cluster {
         pods: pods.iter().map(|pod| pod.pod.clone()).collect(),
         claims: claims.filter_map(|claim| claim.going(pool)).collect(),
-        pods_seen_at: context.pods.emptied_at(&identity.key),
-        taken: taken(identity, &resolved.wishes, &subscription, context, &former),
+        pods_seen_at: known.pods.emptied_at(&identity.key),
+        taken: taken(identity, &resolved.wishes, &subscription, known, &former),
     };
     let snapshot = Snapshot {
         pool: resolved.wishes.clone(),
@@ -60,14 +77,14 @@ pub(crate) async fn observe(
         look: outcome.look(),
     };
     let organization = resolved.organization.name().to_owned();
-    Ok(Ok(Observed {
+    Observed {
         snapshot,
         organization,
         subscription,
         pool_id,
         outcome,
         pods,
-    }))
+    }
 }
 
 /// Names that agents of others have in the agent pool, or are about to have: RunnerPools of the same name in other
@@ -76,19 +93,19 @@ fn taken(
     identity: &Identity,
     wishes: &Pool,
     subscription: &Subscription,
-    context: &Context,
+    known: Known<'_>,
     former: &[AgentPod],
 ) -> BTreeSet<String> {
-    let mut taken = context
+    let mut taken = known
         .subscriptions
         .reserved_by_others(&identity.key, &subscription.agent_pool);
     taken.extend(former.iter().map(|pod| pod.pod.name.clone()));
     let prefix = names::agent_prefix(&identity.key.name);
-    for sibling in context
+    for sibling in known
         .subscriptions
         .siblings(&identity.key, &subscription.agent_pool)
     {
-        let pods = context.pods.of(&sibling).into_iter();
+        let pods = known.pods.of(&sibling).into_iter();
         taken.extend(
             pods.map(|pod| pod.pod.name)
                 .filter(|name| name.starts_with(&prefix)),
@@ -109,19 +126,7 @@ async fn subscribe(
     resolved: &Resolved,
     context: &Context,
 ) -> Result<Result<Subscription, Finding>, Error> {
-    let deleting = pool.meta().deletion_timestamp.is_some();
-    let current = context.subscriptions.of(&identity.key).filter(|current| {
-        // The end of a RunnerPool may find its Secret gone already, as with its namespace; the token still works.
-        let unchanged = deleting || current.generation == pool.meta().generation;
-        unchanged
-            && current.reader.is_subscribed(&identity.key)
-            && current.secret == resolved.secret
-            && current.agent_pool == resolved.agent_pool
-            && current.interval == resolved.interval
-    });
-    if let Some(current) = current
-        && !current.reader.wants_token()
-    {
+    if let Some(current) = current(pool, identity, resolved, &context.subscriptions) {
         return Ok(Ok(current));
     }
     let token = match token(identity, &resolved.secret, context).await? {
@@ -131,7 +136,44 @@ async fn subscribe(
             return Ok(Err(finding));
         }
     };
-    let wanted = Wanted {
+    let (subscription, new) = context.subscriptions.subscribe(
+        &identity.key,
+        wanted(pool, resolved, token),
+        &context.connections,
+    );
+    if let Some(reader) = new {
+        (context.start_reader)(Arc::clone(&reader));
+    }
+    Ok(Ok(subscription))
+}
+
+/// The subscription that the RunnerPool has, if it fits the spec and its token is not to be read again.
+pub(crate) fn current(
+    pool: &RunnerPool,
+    identity: &Identity,
+    resolved: &Resolved,
+    subscriptions: &Subscriptions,
+) -> Option<Subscription> {
+    let deleting = pool.meta().deletion_timestamp.is_some();
+    let current = subscriptions.of(&identity.key).filter(|current| {
+        // The end of a RunnerPool may find its Secret gone already, as with its namespace; the token still works.
+        let unchanged = deleting || current.generation == pool.meta().generation;
+        unchanged
+            && current.reader.is_subscribed(&identity.key)
+            && current.secret == resolved.secret
+            && current.agent_pool == resolved.agent_pool
+            && current.interval == resolved.interval
+    });
+    current.filter(|current| !current.reader.wants_token())
+}
+
+/// What the RunnerPool wants to look at.
+pub(crate) fn wanted<'a>(
+    pool: &RunnerPool,
+    resolved: &'a Resolved,
+    token: SecretString,
+) -> Wanted<'a> {
+    Wanted {
         agent_pool: resolved.agent_pool.clone(),
         organization: resolved.organization.as_str(),
         pool_name: &resolved.pool_name,
@@ -139,15 +181,7 @@ async fn subscribe(
         secret: &resolved.secret,
         generation: pool.meta().generation,
         interval: resolved.interval,
-    };
-    let (subscription, new) =
-        context
-            .subscriptions
-            .subscribe(&identity.key, wanted, &context.connections);
-    if let Some(reader) = new {
-        (context.start_reader)(Arc::clone(&reader));
     }
-    Ok(Ok(subscription))
 }
 
 /// The token in the Secret, without the line end that editors leave.
