@@ -62,22 +62,25 @@ pub(crate) fn plan(
         .profiles
         .first()
         .map_or("", |profile| &profile.name);
-    let warm = missing_warm(snapshot, agents, failures);
-    for _ in 0..warm.min(WARM_AT_ONCE) {
-        create(plan, base, true, Why::BelowMinimum);
-    }
+    let mut warm = missing_warm(snapshot, agents, failures);
     if let Look::Known(look) = &snapshot.look {
         let mut supply = supply(snapshot, look, agents, failures);
-        *supply.entry(base).or_default() += warm;
+        // Jobs get room before the minimum does, and agents of the minimum serve them.
         for QueuedJob { request, profile } in queued {
             let free = supply.entry(profile).or_default();
             if *free > 0 {
                 *free -= 1;
+            } else if *profile == base && warm > 0 {
+                warm -= 1;
+                create(plan, base, true, Why::BelowMinimum);
             } else if !failures.hold_back(profile) {
                 let request = *request;
                 create(plan, profile, false, Why::JobQueued { request });
             }
         }
+    }
+    for _ in 0..warm.min(WARM_AT_ONCE) {
+        create(plan, base, true, Why::BelowMinimum);
     }
     plan.shortage = (wanted > granted).then_some(Shortage { wanted, granted });
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Agents that nothing needs any more, by index. Per profile, the longest idle go first; agents of the minimum stay as
-/// long as they are not more than the minimum.
+/// long as they are not more than the minimum, unless they are all that keeps a job from its room.
 pub(crate) fn surplus(
     snapshot: &Snapshot,
     look: &KnownLook,
@@ -31,7 +31,8 @@ pub(crate) fn surplus(
     }
     let mut surplus = HashMap::new();
     let (mut kept_warm, mut staying) = (0, 0_usize);
-    let (mut idle, mut starting, mut unplaced) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut idle, mut idle_warm) = (Vec::new(), Vec::new());
+    let (mut starting, mut unplaced) = (Vec::new(), Vec::new());
     for agent in agents.values() {
         let Some(pod) = agent.pod.as_ref().filter(|_| !agent.outdated) else {
             continue;
@@ -44,7 +45,12 @@ pub(crate) fn surplus(
         kept_warm += u32::from(warm);
         match agent.state {
             // Agents of the minimum stay, and serve a queued job as any other does.
-            AgentState::Idle { .. } | AgentState::Starting if warm => {
+            AgentState::Idle { since } if warm => {
+                if !serve(&mut needed, &pod.profile) {
+                    idle_warm.push((since, agent.index));
+                }
+            }
+            AgentState::Starting if warm => {
                 serve(&mut needed, &pod.profile);
             }
             AgentState::Idle { since } => idle.push((since, agent, pod)),
@@ -108,6 +114,10 @@ pub(crate) fn surplus(
             plan.again_at(due);
         }
     }
+    // Those of the minimum last, or a minimum that fills the maximum would keep jobs of other profiles waiting for ever.
+    idle_warm.sort_unstable();
+    let last = idle_warm.into_iter().take(give_way);
+    surplus.extend(last.map(|(_, index)| (index, Why::NotNeeded)));
     if let Some(first) = pool.profiles.first() {
         let warm = missing_warm(snapshot, agents, failures) as usize;
         *needed.entry(&first.name).or_default() += warm;

@@ -144,6 +144,17 @@ fn an_agent_of_the_minimum_serves_a_queued_job() {
 }
 
 #[test]
+fn a_minimum_that_fills_the_maximum_leaves_room_for_a_job_of_another_profile() {
+    let world = web().serving("java").max(1).min(1);
+    let full = world.clone().with(agent(0).warm().idle_for(60));
+    assert_eq!(full.clone().does(), [""; 0]);
+    assert_eq!(full.clone().queued(1).does(), [""; 0], "it serves the job");
+    assert_eq!(full.queued_demanding(1, "java").does(), ["disable 0"]);
+    let gone = world.queued_demanding(1, "java");
+    assert_eq!(gone.does(), ["create 0 java once"], "the job goes first");
+}
+
+#[test]
 fn the_lowest_free_index_is_taken() {
     let world = web().with(agent(0).busy(7)).with(agent(2).busy(8));
     assert_eq!(
