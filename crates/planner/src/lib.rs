@@ -48,6 +48,10 @@ pub const LONGEST_START_PATIENCE: SignedDuration = SignedDuration::from_hours(1)
 /// waits for a node of its own (`--max-node-provision-time`).
 pub const NODE_PATIENCE: SignedDuration = SignedDuration::from_mins(15);
 
+/// How long a claim is left alone after its creation. An agent's Pod is created after its claims, so a claim without a
+/// Pod may be one whose Pod is on its way, sent by an operator that has ended since.
+pub const CLAIM_GRACE: SignedDuration = SignedDuration::from_secs(10);
+
 /// How long an agent whose container runs may take to come online before it no longer counts as one that is starting.
 pub const STARTUP_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 

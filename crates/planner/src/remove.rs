@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::Timestamp;
 
 use crate::{
-    Action, Agent, AgentState, Intake, JobRequest, KnownLook, Look, Plan, Pod, Registration,
-    Snapshot, Why,
+    Action, Agent, AgentState, CLAIM_GRACE, Intake, JobRequest, KnownLook, Look, Plan, Pod,
+    Registration, Snapshot, Why,
     agents::is_ours,
     retry::{Failure, Failures, Patience, patience},
     scale::{QueuedJob, whole_second},
@@ -53,7 +53,7 @@ pub(crate) fn plan(
         };
         one(agent, unwanted, failures, look, now, plan);
     }
-    claims(snapshot, agents, plan);
+    claims(snapshot, agents, now, plan);
     placeholders(snapshot, look, now, plan);
 }
 
@@ -262,12 +262,18 @@ fn mark(pod: &Pod, request: Option<i64>, guarded: bool, plan: &mut Plan) {
 }
 
 /// Claims that went with an agent whose Pod is gone.
-fn claims(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>, plan: &mut Plan) {
+fn claims(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>, now: Timestamp, plan: &mut Plan) {
     for claim in &snapshot.cluster.claims {
         let has_pod = agents
             .get(&claim.index)
             .is_some_and(|agent| agent.pod.is_some());
-        if !has_pod && !claim.stopping {
+        if has_pod || claim.stopping {
+            continue;
+        }
+        let due = claim.created_at + CLAIM_GRACE;
+        if now < due {
+            plan.again_at(due);
+        } else {
             plan.act(
                 Action::DeleteClaim {
                     name: claim.name.clone(),

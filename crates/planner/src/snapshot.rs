@@ -159,6 +159,8 @@ pub struct Claim {
     pub uid: String,
     /// Index of its agent.
     pub index: u32,
+    /// When it was created; whole seconds.
+    pub created_at: Timestamp,
     /// Whether its deletion was asked for.
     pub stopping: bool,
 }

@@ -116,6 +116,10 @@ impl Mirrored for AgentClaim {
             name: object.name_any(),
             uid: object.uid()?,
             index: label(names::LABEL_AGENT_INDEX)?.parse().ok()?,
+            created_at: object
+                .creation_timestamp()
+                .map(|time| time.0)
+                .unwrap_or_default(),
             stopping: object.meta().deletion_timestamp.is_some(),
         };
         let goes = object

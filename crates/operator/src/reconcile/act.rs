@@ -227,7 +227,7 @@ impl<O: Outside> Actor<'_, O> {
             } => self.remove(*agent_id, name, pod_uid.as_deref()).await,
             Action::DeletePod { name, uid } => self.delete_pod(name, uid).await,
             Action::GiveUpPod { name, uid } => self.give_up(name, uid).await,
-            Action::DeleteClaim { name, uid } => self.delete_claim(name, uid).await,
+            Action::DeleteClaim { name, uid } => self.delete_unused_claim(name, uid).await,
             Action::MarkPod {
                 name,
                 uid,
@@ -501,6 +501,23 @@ impl<O: Outside> Actor<'_, O> {
             self.outside.delete_pod(name, preconditions).await,
             &format!("delete the Pod {name}"),
         )
+    }
+
+    /// Deletes a claim whose agent has no Pod. The mirror may lag behind; only the API server itself can say so.
+    async fn delete_unused_claim(&self, name: &str, uid: &str) -> End {
+        let claims = &self.observed.snapshot.cluster.claims;
+        let Some(claim) = claims.iter().find(|claim| claim.uid == uid) else {
+            return End::PutOff("the claim is not known");
+        };
+        let agent = names::agent(&self.pool.name_any(), claim.index);
+        match self.outside.get_pod(&agent).await {
+            Ok(None) => self.delete_claim(name, uid).await,
+            Ok(Some(pod)) => {
+                self.known.pods.wrote(&pod);
+                End::PutOff("its Pod is there after all")
+            }
+            Err(_) => End::PutOff("the API server did not say whether its Pod is there"),
+        }
     }
 
     async fn delete_claim(&self, name: &str, uid: &str) -> End {

@@ -223,14 +223,15 @@ fn requests() -> impl Strategy<Value = Vec<JobRequest>> {
 }
 
 fn claims() -> impl Strategy<Value = Vec<Claim>> {
-    vec((0..INDEXES, prop::bool::weighted(0.3)), 0..3).prop_map(|claims| {
+    vec((0..INDEXES, -20_i64..0, prop::bool::weighted(0.3)), 0..3).prop_map(|claims| {
         claims
             .into_iter()
             .enumerate()
-            .map(|(i, (index, stopping))| Claim {
+            .map(|(i, (index, created, stopping))| Claim {
                 name: format!("web-agent-{index}-cache{i}"),
                 uid: format!("claim-{i}"),
                 index,
+                created_at: at(created),
                 stopping,
             })
             .collect()

@@ -227,6 +227,11 @@ fn a_pod_that_ended_goes_only_by_a_look_that_began_later() {
 fn a_claim_goes_after_its_pod() {
     assert_eq!(web().with(agent(0).busy(7)).claim(0).does(), NOTHING);
     assert_eq!(web().claim(0).does(), ["delete claim 0-cache"]);
+    let mut young = web().claim(0);
+    young.cluster.claims[0].created_at = at(-9);
+    let plan = young.plan();
+    assert_eq!(done(&plan), NOTHING, "its Pod may be on its way");
+    assert_eq!(plan.next, Some(at(1)));
 }
 
 #[test]

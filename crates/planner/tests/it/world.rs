@@ -164,6 +164,7 @@ impl World {
             name: format!("web-agent-{index}-cache"),
             uid: format!("claim-{index}"),
             index,
+            created_at: at(-60),
             stopping: false,
         });
         self
