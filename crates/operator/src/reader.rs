@@ -10,7 +10,7 @@ use std::{
 };
 
 use azure_devops::{Class, Client, Error, TaskAgent, TaskAgentJobRequest, TaskAgentStatus};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use planner::{AgentPool, Intake, JobRequest, KnownLook, Look, Registration};
 use tokio::{sync::Notify, time::Instant};
 
@@ -18,6 +18,9 @@ use crate::mirror::PoolKey;
 
 /// A look may be relied on for a removal for two intervals and this much longer: as long as an answer may take.
 const FRESH_FOR: Duration = Duration::from_secs(40);
+
+/// A list of agents that suddenly is empty has to stay so for this long before it is believed.
+const EMPTY_FOR: SignedDuration = SignedDuration::from_mins(1);
 
 /// What the last look said.
 #[derive(Clone, Debug)]
@@ -69,8 +72,8 @@ pub(crate) struct Reader {
 struct State {
     outcome: Outcome,
     pool_id: Option<i64>,
-    /// The last list of agents was empty.
-    empty: bool,
+    /// Since when every look has succeeded and seen no agent.
+    empty_since: Option<Timestamp>,
     /// A write was refused for want of rights since the token was last read.
     token_refused: bool,
     intervals: BTreeMap<PoolKey, Duration>,
@@ -81,7 +84,7 @@ impl Reader {
         let state = State {
             outcome: Outcome::Pending,
             pool_id: None,
-            empty: false,
+            empty_since: None,
             token_refused: false,
             intervals: BTreeMap::new(),
         };
@@ -219,21 +222,21 @@ impl Reader {
             Outcome::Failed(failure) => failure.last.clone(),
         };
         let was_failing = matches!(state.outcome, Outcome::Failed(_));
-        let was_empty = state.empty;
-        if let Ok(seen) = &result {
-            state.empty = seen.registrations.is_empty();
-        }
+        let empty = matches!(&result, Ok(seen) if seen.registrations.is_empty());
+        state.empty_since = empty.then(|| state.empty_since.unwrap_or(taken_at));
+        let believed = |since: Timestamp| taken_at.duration_since(since) >= EMPTY_FOR;
+        let doubtful = state.empty_since.is_some_and(|since| !believed(since));
         state.outcome = match result {
-            // Harm takes two looks, and an empty list would be one: a pool of ours holds a placeholder at the least.
+            // A pool of ours holds a placeholder at the least, so an empty list is more likely wrong than true.
             Ok(seen)
                 if seen.registrations.is_empty()
-                    && !was_empty
+                    && doubtful
                     && last
                         .as_ref()
                         .is_some_and(|last| !last.registrations.is_empty()) =>
             {
                 let message =
-                    "the list of agents came back empty; waiting for a second look".into();
+                    "the list of agents came back empty; waiting whether it stays so".into();
                 Outcome::Failed(Failure {
                     kind: FailureKind::Unreachable,
                     message,
