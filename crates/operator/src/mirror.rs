@@ -51,26 +51,43 @@ pub(crate) struct Mirror<V>(RwLock<State<V>>);
 #[derive(Debug)]
 struct State<V> {
     pools: HashMap<PoolKey, BTreeMap<String, V>>,
-    tombstones: VecDeque<String>,
+    tombstones: Tombstones,
     /// When the last object of a RunnerPool that has none now was seen to go.
     emptied: HashMap<PoolKey, Timestamp>,
+    /// When objects were seen to go, by name; until somebody says that it does not matter any more.
+    gone: HashMap<PoolKey, HashMap<String, Timestamp>>,
+}
+
+/// The last deleted objects, by uid.
+#[derive(Debug, Default)]
+struct Tombstones {
+    uids: HashSet<String>,
+    /// In the order in which they were deleted.
+    order: VecDeque<String>,
+}
+
+impl Tombstones {
+    /// Remembers the end of an object.
+    fn bury(&mut self, uid: &str) {
+        if !self.uids.insert(uid.to_owned()) {
+            return;
+        }
+        if self.order.len() == TOMBSTONES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.uids.remove(&oldest);
+        }
+        self.order.push_back(uid.to_owned());
+    }
 }
 
 impl<V> State<V> {
-    /// Remembers the end of an object.
-    fn bury(&mut self, uid: &str) {
-        if self.tombstones.len() == TOMBSTONES {
-            self.tombstones.pop_front();
-        }
-        self.tombstones.push_back(uid.to_owned());
-    }
-
     /// Takes note of RunnerPools that have no object any more.
-    fn drop_empty(&mut self) {
+    fn drop_empty(&mut self, now: Timestamp) {
         let Self { pools, emptied, .. } = self;
         pools.retain(|pool, objects| {
             if objects.is_empty() {
-                emptied.insert(pool.clone(), Timestamp::now());
+                emptied.insert(pool.clone(), now);
             }
             !objects.is_empty()
         });
@@ -81,8 +98,9 @@ impl<V> Default for Mirror<V> {
     fn default() -> Self {
         Self(RwLock::new(State {
             pools: HashMap::new(),
-            tombstones: VecDeque::new(),
+            tombstones: Tombstones::default(),
             emptied: HashMap::new(),
+            gone: HashMap::new(),
         }))
     }
 }
@@ -102,9 +120,28 @@ impl<V: Mirrored> Mirror<V> {
         self.state().emptied.get(pool).copied()
     }
 
+    /// Names of objects of a RunnerPool that were seen to go and that have no successor.
+    pub(crate) fn gone_from(&self, pool: &PoolKey) -> Vec<String> {
+        let state = self.state();
+        let gone = state.gone.get(pool);
+        gone.map(|gone| gone.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Forgets objects of a RunnerPool that were seen to go before this time.
+    pub(crate) fn forget_gone(&self, pool: &PoolKey, before: Timestamp) {
+        if self.state().gone.contains_key(pool)
+            && let Some(gone) = self.state_mut().gone.get_mut(pool)
+        {
+            gone.retain(|_, at| *at >= before);
+        }
+    }
+
     /// Forgets a RunnerPool that is gone.
     pub(crate) fn forget(&self, pool: &PoolKey) {
-        self.state_mut().emptied.remove(pool);
+        let mut state = self.state_mut();
+        state.emptied.remove(pool);
+        state.gone.remove(pool);
     }
 
     /// Adds the answer to a write of ours, unless the watch has told something later, or the object's end.
@@ -113,7 +150,7 @@ impl<V: Mirrored> Mirror<V> {
             return;
         };
         let mut state = self.state_mut();
-        if state.tombstones.iter().any(|uid| uid == value.uid()) {
+        if state.tombstones.uids.contains(value.uid()) {
             return;
         }
         let objects = state.pools.entry(pool).or_default();
@@ -144,7 +181,7 @@ impl<V: Mirrored> Mirror<V> {
                     self.apply(&object).into_iter().for_each(&changed);
                 }
                 Ok(watcher::Event::InitDone) => {
-                    self.retain(namespace, &std::mem::take(&mut listed))
+                    self.retain(namespace, &std::mem::take(&mut listed), Timestamp::now())
                         .into_iter()
                         .for_each(&changed);
                     if let Some(ready) = ready.take() {
@@ -155,7 +192,9 @@ impl<V: Mirrored> Mirror<V> {
                     self.apply(&object).into_iter().for_each(&changed);
                 }
                 Ok(watcher::Event::Delete(object)) => {
-                    self.delete(&object).into_iter().for_each(&changed);
+                    self.delete(&object, Timestamp::now())
+                        .into_iter()
+                        .for_each(&changed);
                 }
                 Err(error) => {
                     let kind = V::Object::kind(&());
@@ -167,50 +206,65 @@ impl<V: Mirrored> Mirror<V> {
 
     fn apply(&self, object: &V::Object) -> Option<PoolKey> {
         let (pool, value) = V::read(object)?;
-        self.state_mut()
-            .pools
-            .entry(pool.clone())
-            .or_default()
-            .insert(object.name_any(), value);
+        let name = object.name_any();
+        let mut state = self.state_mut();
+        if let Some(gone) = state.gone.get_mut(&pool) {
+            gone.remove(&name);
+        }
+        let objects = state.pools.entry(pool.clone()).or_default();
+        objects.insert(name, value);
         Some(pool)
     }
 
-    fn delete(&self, object: &V::Object) -> Option<PoolKey> {
+    fn delete(&self, object: &V::Object, now: Timestamp) -> Option<PoolKey> {
         let (pool, value) = V::read(object)?;
         let name = object.name_any();
         let mut state = self.state_mut();
-        state.bury(value.uid());
+        state.tombstones.bury(value.uid());
         let objects = state.pools.get_mut(&pool)?;
         if objects
             .get(&name)
             .is_some_and(|kept| kept.uid() == value.uid())
         {
             objects.remove(&name);
+            let gone = state.gone.entry(pool.clone()).or_default();
+            gone.insert(name, now);
         }
-        state.drop_empty();
+        state.drop_empty(now);
         Some(pool)
     }
 
     /// Drops what a complete list no longer has.
-    fn retain(&self, namespace: Option<&str>, listed: &HashSet<String>) -> Vec<PoolKey> {
+    fn retain(
+        &self,
+        namespace: Option<&str>,
+        listed: &HashSet<String>,
+        now: Timestamp,
+    ) -> Vec<PoolKey> {
         let mut state = self.state_mut();
-        let mut gone = Vec::new();
+        let State {
+            pools,
+            tombstones,
+            gone,
+            ..
+        } = &mut *state;
         let mut changed = Vec::new();
         let watched =
             |pool: &PoolKey| namespace.is_none_or(|namespace| namespace == pool.namespace);
-        for (pool, objects) in state.pools.iter_mut().filter(|(pool, _)| watched(pool)) {
-            let before = gone.len();
-            objects.retain(|_, value| {
+        for (pool, objects) in pools.iter_mut().filter(|(pool, _)| watched(pool)) {
+            let before = objects.len();
+            objects.retain(|name, value| {
                 let kept = listed.contains(value.uid());
-                gone.extend((!kept).then(|| value.uid().to_owned()));
+                if !kept {
+                    tombstones.bury(value.uid());
+                    let gone = gone.entry(pool.clone()).or_default();
+                    gone.insert(name.clone(), now);
+                }
                 kept
             });
-            changed.extend((gone.len() != before).then(|| pool.clone()));
+            changed.extend((objects.len() != before).then(|| pool.clone()));
         }
-        for uid in &gone {
-            state.bury(uid);
-        }
-        state.drop_empty();
+        state.drop_empty(now);
         changed
     }
 

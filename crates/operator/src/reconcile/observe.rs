@@ -59,6 +59,9 @@ pub(crate) fn gather(
 ) -> Observed {
     let (pool_id, outcome) = subscription.reader.outcome();
     known.subscriptions.release(&identity.key);
+    if let Outcome::Seen(look) = &outcome {
+        known.pods.forget_gone(&identity.key, look.taken_at);
+    }
     let (pods, former) = known
         .pods
         .of(&identity.key)
@@ -88,7 +91,8 @@ pub(crate) fn gather(
 }
 
 /// Names that agents of others have in the agent pool, or are about to have: RunnerPools of the same name in other
-/// namespaces, and a former RunnerPool of this name whose Pods are still on their way out.
+/// namespaces, and a former RunnerPool of this name whose Pods are still on their way out. And those of Pods that went
+/// after the look: it may be too old to show that their agents have registered, and are online.
 fn taken(
     identity: &Identity,
     wishes: &Pool,
@@ -100,6 +104,7 @@ fn taken(
         .subscriptions
         .reserved_by_others(&identity.key, &subscription.agent_pool);
     taken.extend(former.iter().map(|pod| pod.pod.name.clone()));
+    taken.extend(known.pods.gone_from(&identity.key));
     let prefix = names::agent_prefix(&identity.key.name);
     for sibling in known
         .subscriptions
@@ -108,6 +113,7 @@ fn taken(
         let pods = known.pods.of(&sibling).into_iter();
         taken.extend(
             pods.map(|pod| pod.pod.name)
+                .chain(known.pods.gone_from(&sibling))
                 .filter(|name| name.starts_with(&prefix)),
         );
         if sibling.name == identity.key.name {
