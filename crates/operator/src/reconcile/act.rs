@@ -296,6 +296,9 @@ impl<O: Outside> Actor<'_, O> {
                 self.refused().insert(profile.to_owned());
                 if failure.is_refusal() {
                     self.take_back(&made).await;
+                } else if let Ok(Some(created)) = self.outside.get_pod(name).await {
+                    // Only the answer was lost. A plan that did not know of this Pod would make one too many.
+                    self.known.pods.wrote(&created);
                 }
                 End::Failed(failure.refusal(Reason::PodRefused, &format!("the Pod {name}")))
             }
