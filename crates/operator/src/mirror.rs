@@ -115,6 +115,13 @@ impl<V: Mirrored> Mirror<V> {
             .unwrap_or_default()
     }
 
+    /// Whether a RunnerPool has an object of this name.
+    pub(crate) fn has(&self, pool: &PoolKey, name: &str) -> bool {
+        let state = self.state();
+        let objects = state.pools.get(pool);
+        objects.is_some_and(|objects| objects.contains_key(name))
+    }
+
     /// When the last object of a RunnerPool that has none now was seen to go; `None`: there never was one.
     pub(crate) fn emptied_at(&self, pool: &PoolKey) -> Option<Timestamp> {
         self.state().emptied.get(pool).copied()

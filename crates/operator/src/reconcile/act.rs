@@ -267,6 +267,12 @@ impl<O: Outside> Actor<'_, O> {
         ) {
             return End::PutOff("another RunnerPool is creating an agent of this name");
         }
+        // It may have created it, and ended its reservation, after this plan was made.
+        let agent_pool = &self.observed.subscription.agent_pool;
+        let siblings = subscriptions.siblings(&self.identity.key, agent_pool);
+        if siblings.iter().any(|pool| self.known.pods.has(pool, name)) {
+            return End::PutOff("another RunnerPool has an agent of this name");
+        }
         let (mut without, mut made) = (Vec::new(), Vec::new());
         for template in &self.pool.spec.pvcs {
             match self.ensure_claim(template, index).await {
