@@ -15,6 +15,7 @@ mod mirror;
 pub mod outside;
 mod reader;
 mod reconcile;
+pub mod replica;
 pub mod run;
 mod subscriptions;
 pub mod telemetry;

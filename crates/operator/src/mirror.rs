@@ -12,9 +12,11 @@ use kube::{Resource, ResourceExt as _, runtime::watcher};
 
 /// Namespace and name of a RunnerPool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct PoolKey {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+pub struct PoolKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 impl std::fmt::Display for PoolKey {
@@ -211,7 +213,8 @@ impl<V: Mirrored> Mirror<V> {
         }
     }
 
-    fn apply(&self, object: &V::Object) -> Option<PoolKey> {
+    /// Takes over an object that a watch told of.
+    pub(crate) fn apply(&self, object: &V::Object) -> Option<PoolKey> {
         let (pool, value) = V::read(object)?;
         let name = object.name_any();
         let mut state = self.state_mut();
@@ -223,7 +226,8 @@ impl<V: Mirrored> Mirror<V> {
         Some(pool)
     }
 
-    fn delete(&self, object: &V::Object, now: Timestamp) -> Option<PoolKey> {
+    /// Drops an object whose end a watch told of.
+    pub(crate) fn delete(&self, object: &V::Object, now: Timestamp) -> Option<PoolKey> {
         let (pool, value) = V::read(object)?;
         let name = object.name_any();
         let mut state = self.state_mut();
@@ -242,7 +246,7 @@ impl<V: Mirrored> Mirror<V> {
     }
 
     /// Drops what a complete list no longer has.
-    fn retain(
+    pub(crate) fn retain(
         &self,
         namespace: Option<&str>,
         listed: &HashSet<String>,

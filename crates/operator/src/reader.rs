@@ -181,13 +181,8 @@ impl Reader {
     pub(crate) async fn run(&self, exists: impl Fn(&PoolKey) -> bool, seen: impl Fn(PoolKey)) {
         let mut last_start: Option<Instant> = None;
         loop {
-            let interval = {
-                let mut state = self.state();
-                state.intervals.retain(|pool, _| exists(pool));
-                match state.intervals.values().min() {
-                    Some(interval) => *interval,
-                    None => return,
-                }
+            let Some(interval) = self.interval(&exists) else {
+                return;
             };
             let asked_wait = self
                 .client
@@ -207,14 +202,40 @@ impl Reader {
             }
             last_start = Some(Instant::now());
             self.look(interval).await;
-            let subscribers: Vec<PoolKey> = self.state().intervals.keys().cloned().collect();
-            subscribers.into_iter().for_each(&seen);
+            self.subscribers().into_iter().for_each(&seen);
         }
+    }
+
+    /// The shortest interval that is asked for, after forgetting the subscribers that do not exist; `None`: there are
+    /// none.
+    pub(crate) fn interval(&self, exists: impl Fn(&PoolKey) -> bool) -> Option<Duration> {
+        let mut state = self.state();
+        state.intervals.retain(|pool, _| exists(pool));
+        state.intervals.values().min().copied()
+    }
+
+    pub(crate) fn subscribers(&self) -> Vec<PoolKey> {
+        self.state().intervals.keys().cloned().collect()
+    }
+
+    /// Takes note of the pool's id.
+    pub(crate) fn found(&self, pool_id: i64) {
+        self.state().pool_id = Some(pool_id);
     }
 
     async fn look(&self, interval: Duration) {
         let taken_at = Timestamp::now();
-        let result = self.read().await;
+        let result = self.read().await.map(Arc::new);
+        self.looked(taken_at, interval, result);
+    }
+
+    /// Takes over what a look that began at `taken_at` came to.
+    pub(crate) fn looked(
+        &self,
+        taken_at: Timestamp,
+        interval: Duration,
+        result: Result<Arc<AgentPool>, (FailureKind, String)>,
+    ) {
         let mut state = self.state();
         let last = match &state.outcome {
             Outcome::Pending => None,
@@ -248,7 +269,7 @@ impl Reader {
                 Outcome::Seen(KnownLook {
                     taken_at,
                     fresh_until,
-                    agent_pool: Arc::new(seen),
+                    agent_pool: seen,
                 })
             }
             Err((kind, message)) => Outcome::Failed(Failure {
@@ -274,7 +295,7 @@ impl Reader {
             }
         }
         let pool_id = self.find_pool().await?;
-        self.state().pool_id = Some(pool_id);
+        self.found(pool_id);
         self.read_pool(pool_id)
             .await
             .map_err(|error| failure(&error))
@@ -332,7 +353,7 @@ impl Outcome {
     }
 }
 
-fn failure(error: &Error) -> (FailureKind, String) {
+pub(crate) fn failure(error: &Error) -> (FailureKind, String) {
     match error.class() {
         Class::Unauthorized => (FailureKind::Unauthorized, error.to_string()),
         Class::NotFound => (FailureKind::PoolNotFound, error.to_string()),

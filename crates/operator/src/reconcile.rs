@@ -1,12 +1,12 @@
 //! One pass over one RunnerPool: observe, resolve, plan, act, report. It starts from the world, never from the event
 //! that called for it, and every step may have failed the last time.
 
-mod act;
-mod backoff;
-mod finalize;
-mod observe;
+pub(crate) mod act;
+pub(crate) mod backoff;
+pub(crate) mod finalize;
+pub(crate) mod observe;
 mod report;
-mod resolve;
+pub(crate) mod resolve;
 mod troubles;
 
 use std::{sync::Arc, time::Duration};
@@ -115,7 +115,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    fn of(pool: &RunnerPool) -> Result<Self, Error> {
+    pub(crate) fn of(pool: &RunnerPool) -> Result<Self, Error> {
         let (Some(namespace), Some(uid)) = (pool.namespace(), pool.uid()) else {
             return Err(Error::Incomplete);
         };

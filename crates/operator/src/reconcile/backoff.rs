@@ -36,7 +36,7 @@ impl Backoff {
 }
 
 /// `share` of the wait, from half of it to all, so that RunnerPools that failed together do not come back together.
-fn wait(failures: u32, share: f64) -> Duration {
+pub(crate) fn wait(failures: u32, share: f64) -> Duration {
     let full = FIRST
         .saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)))
         .min(LONGEST);

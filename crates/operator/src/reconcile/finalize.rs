@@ -23,9 +23,14 @@ pub(crate) async fn hold(
     identity: &Identity,
     context: &Context,
 ) -> Result<(), Error> {
+    write(pool, identity, context, held(pool)).await
+}
+
+/// The finalizers of a RunnerPool that waits for us at its end.
+pub(crate) fn held(pool: &RunnerPool) -> Vec<String> {
     let mut wanted = foreign(pool);
     wanted.push(names::FINALIZER.to_owned());
-    write(pool, identity, context, wanted).await
+    wanted
 }
 
 /// Lets the RunnerPool go. Its Pods go with it by their owner reference; those of a forced deletion at once.
@@ -47,7 +52,8 @@ pub(crate) async fn finish(
     Ok(Action::await_change())
 }
 
-fn foreign(pool: &RunnerPool) -> Vec<String> {
+/// The finalizers of others.
+pub(crate) fn foreign(pool: &RunnerPool) -> Vec<String> {
     pool.finalizers()
         .iter()
         .filter(|finalizer| !finalizer.starts_with(names::FINALIZER_PREFIX))
