@@ -10,6 +10,7 @@ mod answer;
 mod call;
 mod control;
 mod demand;
+pub mod direct;
 mod discovery;
 mod error;
 mod fault;
