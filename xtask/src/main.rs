@@ -13,6 +13,7 @@ mod operator;
 mod output;
 mod pods;
 mod repository;
+mod simulate;
 mod stages;
 mod test;
 mod tools;
@@ -34,6 +35,8 @@ enum Task {
     Chaos(chaos::Args),
     /// Run the fuzz targets under libFuzzer.
     Fuzz(fuzz::Args),
+    /// Run the operator's logic against models of Azure DevOps and Kubernetes, with trouble from seeds.
+    Simulate(simulate::Args),
     /// Run all tests, with a line per stage and a summary.
     Test,
     /// Write the files that are generated from the code.
@@ -49,6 +52,7 @@ fn main() -> Result<ExitCode> {
         Task::Demo(args) => demo::run(&args),
         Task::Chaos(args) => chaos::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Simulate(args) => simulate::run(&args),
         Task::Test => Ok(stages(&[test::run])),
         Task::Generate => generate::write().map(|()| ExitCode::SUCCESS),
         Task::Check => Ok(stages(&[check::run])),

@@ -4,7 +4,7 @@ use std::env;
 
 use control_plane::binaries;
 
-use crate::{repository, stages::Stages};
+use crate::{repository, simulate, stages::Stages};
 
 /// Jobs of the demonstration that ends the tests: enough for each kind of job and for a wait for room, and done in about a
 /// minute.
@@ -13,6 +13,9 @@ const DEMO_JOBS: &str = "24";
 /// Minutes of chaos, and their seed: always the same events, so that a failure is about the change at hand. Longer runs with
 /// other seeds are for people.
 const CHAOS: [&str; 5] = ["chaos", "--minutes", "1", "--seed", "1"];
+
+/// Seeds of the simulation: a day each, within five minutes on two processors, with the controls.
+const SEEDS: &str = "2000";
 
 pub(crate) fn run(stages: &mut Stages) {
     // Asked for now: a build may put another file in its place.
@@ -30,6 +33,10 @@ pub(crate) fn run(stages: &mut Stages) {
             repository::cargo(&["test", "--workspace", "--no-fail-fast"]),
         );
     }
+    stages.test(
+        "simulation",
+        simulate::command(&["--seeds", SEEDS, "--hours", "24", "--controls"]),
+    );
     let operator = stages.command(
         "operator, release build",
         repository::cargo(&["build", "--release", "-p", "operator"]),

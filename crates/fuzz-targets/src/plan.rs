@@ -70,7 +70,7 @@ fn snapshot(choices: &mut Choices<'_>, now: Timestamp) -> Snapshot {
     });
     let cluster = Cluster {
         pods,
-        claims: choices.list(4, claim),
+        claims: choices.list(4, |choices| claim(choices, now)),
         pods_seen_at: choices.option(|choices| choices.time(now)),
         taken: choices
             .list(3, |choices| format!("web-agent-{}", index(choices)))
@@ -202,12 +202,13 @@ fn request(choices: &mut Choices<'_>) -> JobRequest {
     }
 }
 
-fn claim(choices: &mut Choices<'_>) -> Claim {
+fn claim(choices: &mut Choices<'_>, now: Timestamp) -> Claim {
     let index = index(choices);
     Claim {
         name: format!("web-agent-{index}-cache"),
         uid: format!("claim-{index}"),
         index,
+        created_at: choices.time(now),
         stopping: choices.flag(),
     }
 }

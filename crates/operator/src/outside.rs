@@ -10,6 +10,7 @@ use std::{
 
 use api::{RunnerPool, conditions::Reason, names};
 use azure_devops::{NewAgent, TaskAgent};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
 use kube::{
     Api, Resource as _,
@@ -34,6 +35,9 @@ const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(30);
 pub trait Outside: Sync {
     /// How long ago the actions began.
     fn elapsed(&self) -> Duration;
+
+    /// The time by the operator's clock.
+    fn now(&self) -> Timestamp;
 
     /// Creates a Pod and gives it back as it is stored.
     fn create_pod(&self, pod: &Pod) -> impl Future<Output = Result<Pod, Failure>> + Send;
@@ -190,6 +194,10 @@ impl<'a> Services<'a> {
 impl Outside for Services<'_> {
     fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
     }
 
     async fn create_pod(&self, pod: &Pod) -> Result<Pod, Failure> {

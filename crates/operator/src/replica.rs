@@ -45,7 +45,7 @@ pub struct Planner<'a> {
 #[derive(Debug)]
 pub struct Replica {
     cluster: String,
-    http: reqwest::Client,
+    connections: azure_devops::Connections,
     pods: Mirror<AgentPod>,
     claims: Mirror<AgentClaim>,
     subscriptions: Subscriptions,
@@ -95,10 +95,10 @@ pub struct Made {
 
 impl Replica {
     /// An operator that has just started.
-    pub fn new(cluster: &str, http: reqwest::Client) -> Self {
+    pub fn new(cluster: &str, connections: azure_devops::Connections) -> Self {
         Self {
             cluster: cluster.to_owned(),
-            http,
+            connections,
             pods: Mirror::default(),
             claims: Mirror::default(),
             subscriptions: Subscriptions::default(),
@@ -179,7 +179,7 @@ impl Replica {
             (None, Some(token)) => {
                 let wanted = observe::wanted(pool, &resolved, SecretString::from(token));
                 self.subscriptions
-                    .subscribe(&identity.key, wanted, &self.http)
+                    .subscribe(&identity.key, wanted, &self.connections)
                     .0
             }
         };

@@ -45,14 +45,10 @@ pub(crate) fn surplus(
         kept_warm += u32::from(warm);
         match agent.state {
             // Agents of the minimum stay, and serve a queued job as any other does.
-            AgentState::Idle { since } if warm => {
-                if !serve(&mut needed, &pod.profile) {
-                    idle_warm.push((since, agent.index));
-                }
-            }
-            AgentState::Starting if warm => {
-                serve(&mut needed, &pod.profile);
-            }
+            AgentState::Idle { .. } | AgentState::Starting
+                if warm && serve(&mut needed, &pod.profile) => {}
+            AgentState::Idle { since } if warm => idle_warm.push((since, agent.index)),
+            AgentState::Starting if warm => {}
             AgentState::Idle { since } => idle.push((since, agent, pod)),
             AgentState::Starting => starting.push((agent, pod)),
             _ => {}

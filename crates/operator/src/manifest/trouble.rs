@@ -80,6 +80,8 @@ fn told(reason: Option<&str>, message: Option<&str>) -> Option<String> {
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ");
+    // It becomes a part of a sentence.
+    text.truncate(text.trim_end_matches('.').len());
     if text.len() > LONGEST {
         text.truncate(text.floor_char_boundary(LONGEST));
         text.push('…');
@@ -194,7 +196,7 @@ pub(super) fn given_up_at(status: &PodStatus) -> Option<Timestamp> {
 /// The patch of a Pod's status that declares it failed, unless it has changed since it was read.
 ///
 /// The kubelet takes such a Pod for one that is to be torn down, and leaves its phase as it is.
-pub(crate) fn given_up(pod: &AgentPod) -> Value {
+pub(crate) fn given_up(pod: &AgentPod, now: Timestamp) -> Value {
     let message = pod.trouble.start.clone().unwrap_or_else(|| {
         "its node tells of no error; its events may say what it waited for, as a volume".into()
     });
@@ -206,7 +208,7 @@ pub(crate) fn given_up(pod: &AgentPod) -> Value {
             "message": message,
             "conditions": [{
                 "type": names::CONDITION_GIVEN_UP, "status": "True", "reason": "NotStarted", "message": message,
-                "lastTransitionTime": Time(Timestamp::now()),
+                "lastTransitionTime": Time(now),
             }],
         },
     })

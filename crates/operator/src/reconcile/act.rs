@@ -491,7 +491,7 @@ impl<O: Outside> Actor<'_, O> {
         let Some(seen) = self.observed.pods.iter().find(|pod| pod.pod.uid == uid) else {
             return End::PutOff("the Pod is just going");
         };
-        let patch = manifest::trouble::given_up(seen);
+        let patch = manifest::trouble::given_up(seen, self.outside.now());
         match self.outside.patch_pod_status(name, patch).await {
             Ok(pod) => {
                 self.known.pods.wrote(&pod);

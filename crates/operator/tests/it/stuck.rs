@@ -291,7 +291,7 @@ async fn a_refused_pod_makes_jobs_wait_until_it_is_let_in() {
 async fn each_job_that_is_lost_with_its_pod_is_told_once_with_the_reason() {
     let bed = Bed::start().await;
     let mut switches = bed.control.switches().await.unwrap();
-    switches.lock = Duration::from_secs(30);
+    switches.lock = Duration::from_secs(90);
     bed.control.set_switches(&switches).await.unwrap();
     bed.create("web", json!({ "maxAgents": 5 })).await;
     bed.ready("web").await;
@@ -337,18 +337,18 @@ async fn each_job_that_is_lost_with_its_pod_is_told_once_with_the_reason() {
         let mut notes = notes(events, "JobLost");
         notes.any(|note| note.starts_with(&lost) && note.contains(reason))
     };
-    let expected = [
-        "low on resource: ephemeral-storage",
-        "OOMKilled",
-        "the Pod is gone",
-        "the Pod is gone",
-    ];
+    // Of a Pod that goes at once, the operator may or may not see that it is going.
+    let went = |events: &[Event], index| {
+        told(events, index, "the Pod is gone") || told(events, index, "somebody deleted the Pod")
+    };
     bed.events_when("each is told of", |events| {
-        let mut expected = expected.iter().enumerate();
-        expected.all(|(index, reason)| told(events, index, reason))
+        told(events, 0, "low on resource: ephemeral-storage")
+            && told(events, 1, "OOMKilled")
+            && went(events, 2)
+            && went(events, 3)
     })
     .await;
-    // Nothing waits for what is lost: the next job has an agent under a name that none of them had.
+    // Nothing waits for what is lost: the next job has an agent under a name that is free.
     let next = bed.queue(jobs(1, SHORT)).await;
     let seen = bed
         .jobs_when("another job runs", |jobs| succeeded(jobs, &next))
@@ -359,7 +359,12 @@ async fn each_job_that_is_lost_with_its_pod_is_told_once_with_the_reason() {
         .unwrap()
         .agent
         .clone();
-    assert_eq!(agent.as_deref(), Some("web-agent-4"));
+    // An agent that is deleted by force has two seconds, in which it may give up its job and its name.
+    let free = ["web-agent-3", "web-agent-4"];
+    assert!(
+        agent.as_deref().is_some_and(|agent| free.contains(&agent)),
+        "{agent:?}"
+    );
     bed.jobs_when("Azure DevOps gives them up", |jobs| {
         jobs.iter().all(|job| job.finished.is_some())
     })

@@ -1,0 +1,174 @@
+//! Controls: operators that do what must not be done. The harness has to fail each of them, or it would be worth
+//! nothing.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::Timestamp;
+use planner::{Action, AgentState, Look, Plan, Planned, Snapshot, Why, plan};
+
+/// Which operator runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Control {
+    /// Deletes the Pod of an agent after one look that says idle. Its Pods have no pre-stop hook, as those of the
+    /// original operator.
+    OneLook,
+    /// Takes a look that failed for one that saw nothing.
+    FailedIsEmpty,
+    /// Counts its agents along instead of looking which are there.
+    Counters,
+    /// Gives a name again as soon as no Pod has it.
+    ReusedNames,
+}
+
+impl Control {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::OneLook,
+        Self::FailedIsEmpty,
+        Self::Counters,
+        Self::ReusedNames,
+    ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OneLook => "one-look",
+            Self::FailedIsEmpty => "failed-is-empty",
+            Self::Counters => "counters",
+            Self::ReusedNames => "reused-names",
+        }
+    }
+}
+
+/// What makes the plans of one operator process.
+pub(crate) type Maker = Arc<dyn Fn(&Snapshot, Timestamp) -> Plan + Send + Sync>;
+
+/// The planner of a process that has just started.
+pub(crate) fn maker(control: Option<Control>) -> Maker {
+    match control {
+        None | Some(Control::FailedIsEmpty) => Arc::new(plan),
+        Some(Control::OneLook) => Arc::new(one_look),
+        Some(Control::ReusedNames) => Arc::new(reused_names),
+        Some(Control::Counters) => {
+            let counters = Mutex::new(HashMap::new());
+            Arc::new(move |snapshot, now| {
+                let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
+                counted(snapshot, now, &mut counters)
+            })
+        }
+    }
+}
+
+fn one_look(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let mut plan = plan(snapshot, now);
+    let idle: HashMap<&str, &str> = plan
+        .agents
+        .iter()
+        .filter(|agent| matches!(agent.state, AgentState::Idle { .. }))
+        .filter_map(|agent| Some((agent.name.as_str(), agent.pod.as_ref()?.uid.as_str())))
+        .collect();
+    let mut actions = plan.actions.clone();
+    for planned in &mut actions {
+        if let Action::Disable { name, .. } = &planned.action
+            && let Some(uid) = idle.get(name.as_str())
+        {
+            planned.action = Action::DeletePod {
+                name: name.clone(),
+                uid: (*uid).to_owned(),
+            };
+        }
+    }
+    plan.actions = actions;
+    plan
+}
+
+fn reused_names(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let mut plan = plan(snapshot, now);
+    let pods = snapshot.cluster.pods.iter();
+    let mut used: HashSet<String> = pods.map(|pod| pod.name.clone()).collect();
+    for planned in &mut plan.actions {
+        if let Action::CreateAgent { index, name, .. } = &mut planned.action {
+            let names =
+                (0..).map(|index| (index, format!("{}{index}", snapshot.pool.agent_prefix)));
+            if let Some((free, free_name)) =
+                names.into_iter().find(|(_, name)| !used.contains(name))
+            {
+                used.insert(free_name.clone());
+                (*index, *name) = (free, free_name);
+            }
+        }
+    }
+    plan
+}
+
+/// Agents as counted, and the Pods that were there the last time.
+#[derive(Default)]
+struct Counter {
+    agents: u32,
+    pods: HashSet<String>,
+}
+
+fn counted(snapshot: &Snapshot, now: Timestamp, counters: &mut HashMap<String, Counter>) -> Plan {
+    let mut plan = plan(snapshot, now);
+    let pool = &snapshot.pool;
+    let counter = counters.entry(pool.owner_mark.clone()).or_default();
+    let pods = snapshot.cluster.pods.iter();
+    let there: HashSet<String> = pods
+        .filter(|pod| pod.phase.finished_at().is_none())
+        .map(|pod| pod.uid.clone())
+        .collect();
+    let gone = counter.pods.difference(&there).count();
+    counter.agents = counter
+        .agents
+        .saturating_sub(u32::try_from(gone).unwrap_or_default());
+    counter.pods = there;
+    plan.actions
+        .retain(|planned| !matches!(planned.action, Action::CreateAgent { .. }));
+    let Look::Known(look) = &snapshot.look else {
+        return plan;
+    };
+    if pool.deleting {
+        return plan;
+    }
+    let queued = look.agent_pool.requests.iter();
+    let queued = queued.filter(|job| job.reserved_agent.is_none()).count();
+    let busy = look.agent_pool.requests.len() - queued;
+    let wanted = u32::try_from(queued + busy).unwrap_or(u32::MAX);
+    let wanted = wanted.max(pool.min_agents).min(pool.max_agents);
+    let names: HashSet<&str> = snapshot
+        .cluster
+        .pods
+        .iter()
+        .map(|pod| pod.name.as_str())
+        .chain(
+            look.agent_pool
+                .registrations
+                .iter()
+                .map(|agent| agent.name.as_str()),
+        )
+        .collect();
+    let free = (0..)
+        .map(|index| (index, format!("{}{index}", pool.agent_prefix)))
+        .filter(|(_, name)| !names.contains(name.as_str()));
+    let missing = wanted.saturating_sub(counter.agents);
+    let profile = pool.profiles.first().map(|profile| profile.name.clone());
+    for (index, name) in free.take(usize::try_from(missing).unwrap_or_default()) {
+        let min_agent = counter.agents < pool.min_agents;
+        plan.actions.push(Planned {
+            action: Action::CreateAgent {
+                index,
+                name,
+                profile: profile.clone().unwrap_or_default(),
+                min_agent,
+                run_once: !min_agent && pool.ttl_idle.is_none(),
+                attempt: 0,
+            },
+            why: Why::BelowMinimum,
+        });
+        counter.agents += 1;
+    }
+    plan
+}

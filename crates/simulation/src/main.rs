@@ -1,0 +1,263 @@
+//! `simulate`: runs seeds, prints a line per failing one with the command that replays it, and a summary.
+#![expect(clippy::print_stdout, reason = "the program's output")]
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use simulation::{Control, Counts, Options, Run, Simulator};
+
+/// Run the operator's logic against models of Azure DevOps and Kubernetes, under a virtual clock.
+#[derive(Debug, Parser)]
+#[command(name = "simulate")]
+struct Args {
+    /// How many seeds, counted from --first.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Run this seed alone.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Virtual hours of each seed.
+    #[arg(long, default_value_t = 24)]
+    hours: i64,
+    /// Tell the story of the seed.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Run an operator that does what must not be done; it has to fail.
+    #[arg(long)]
+    control: Option<Control>,
+    /// Also run each control, over a tenth of the seeds, and print what it did beside ours.
+    #[arg(long, conflicts_with_all = ["seed", "control"])]
+    controls: bool,
+    /// Make every look, also those that cannot change anything.
+    #[arg(long)]
+    every_look: bool,
+    /// Threads.
+    #[arg(long, default_value_t = threads())]
+    threads: usize,
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Failing seeds that are printed at the most.
+const MOST_PRINTED: usize = 20;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    let simulator = Simulator::new()?;
+    let options = Options {
+        hours: args.hours,
+        control: args.control,
+        trace: args.trace,
+        skip: !args.every_look,
+    };
+    let (first, count) = match args.seed {
+        Some(seed) => (seed, 1),
+        None => (args.first, args.seeds),
+    };
+    let ours = Batch::run(&simulator, first, count, options, args.threads);
+    ours.print(options);
+    let mut failed = !ours.failing.is_empty();
+    if args.controls {
+        let share = (count / 10).max(1);
+        println!(
+            "\n{:<18} {:>6} {:>8} {:>8} {:>8}  other failures",
+            "operator", "seeds", "failing", "killed", "left over"
+        );
+        ours.print_row("ours");
+        for control in Control::ALL {
+            let options = Options {
+                control: Some(control),
+                ..options
+            };
+            let batch = Batch::run(&simulator, first, share, options, args.threads);
+            batch.print_row(control.name());
+            failed |= batch.failing.is_empty();
+        }
+    }
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Many runs.
+struct Batch {
+    seeds: u64,
+    hours: i64,
+    pool_hours: u64,
+    counts: Counts,
+    /// Equal for equal batches, in whatever order they ran.
+    digest: u64,
+    failing: Vec<Run>,
+    took: Duration,
+    threads: usize,
+}
+
+impl Batch {
+    fn run(
+        simulator: &Simulator,
+        first: u64,
+        count: u64,
+        options: Options,
+        threads: usize,
+    ) -> Self {
+        let started = Instant::now();
+        let next = AtomicU64::new(0);
+        let batch = Mutex::new(Self {
+            seeds: 0,
+            hours: options.hours,
+            pool_hours: 0,
+            counts: Counts::default(),
+            digest: 0,
+            failing: Vec::new(),
+            took: Duration::ZERO,
+            threads,
+        });
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= count {
+                            return;
+                        }
+                        let run = simulator.run(first + seed, options);
+                        let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
+                        batch.take(run);
+                        batch.progress(count, started.elapsed());
+                    }
+                });
+            }
+        });
+        let mut batch = batch.into_inner().unwrap_or_else(PoisonError::into_inner);
+        batch.failing.sort_by_key(|run| run.seed);
+        batch.took = started.elapsed();
+        batch
+    }
+
+    fn take(&mut self, run: Run) {
+        self.seeds += 1;
+        self.pool_hours += run.pools * u64::try_from(self.hours).unwrap_or_default();
+        self.counts.add(&run.counts);
+        self.digest ^= run.digest.rotate_left((run.seed % 64) as u32);
+        if !run.failures.is_empty() {
+            self.failing.push(run);
+        }
+    }
+
+    /// A line that shows how far it is: in place on a terminal, else now and then.
+    fn progress(&self, of: u64, elapsed: Duration) {
+        let terminal = std::io::stderr().is_terminal();
+        if of < 50 || !terminal && self.seeds % 1000 != 0 {
+            return;
+        }
+        let (start, end) = if terminal { ("\r", "") } else { ("", "\n") };
+        let mut stderr = std::io::stderr();
+        // Nobody is there to read it.
+        let _ = write!(
+            stderr,
+            "{start}{} of {of} seeds, {} failing, {} s{end}",
+            self.seeds,
+            self.failing.len(),
+            elapsed.as_secs()
+        );
+        if terminal && self.seeds == of {
+            let _ = writeln!(stderr);
+        }
+    }
+
+    fn print(&self, options: Options) {
+        for run in self.failing.iter().take(MOST_PRINTED) {
+            let first = &run.failures[0];
+            let control = options.control.map_or_else(String::new, |control| {
+                format!(" --control {}", control.name())
+            });
+            println!(
+                "seed {} failed: {} ({}; {} failures); replay: cargo xtask simulate --seed {} --hours {}{control} --trace",
+                run.seed,
+                first.breach.name(),
+                first.detail,
+                run.failures.len(),
+                run.seed,
+                self.hours,
+            );
+        }
+        let counts = &self.counts;
+        let seconds = self.took.as_secs_f64().max(0.001);
+        println!(
+            "{} seeds x {} h: {} failing, {} killed, {} left over",
+            self.seeds,
+            self.hours,
+            self.failing.len(),
+            counts.jobs_killed,
+            counts.leaked
+        );
+        println!(
+            "{} jobs ({} ran, {} cancelled, {} refused for want of an agent, {} lost from outside)",
+            counts.jobs,
+            counts.jobs_run,
+            counts.jobs_canceled,
+            counts.jobs_refused,
+            counts.jobs_lost_outside
+        );
+        println!(
+            "{} Pods, {} passes, {} requests, {} looks that were made; {} s to rest at the longest; {} above the maximum with two leaders",
+            counts.pods,
+            counts.passes,
+            counts.requests,
+            counts.looks,
+            counts.longest_to_rest / 1000,
+            counts.above_maximum_with_two
+        );
+        let troubles: Vec<String> = counts
+            .troubles
+            .iter()
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
+        println!("troubles: {}", troubles.join(", "));
+        println!(
+            "{} pool-hours in {seconds:.1} s on {} threads: {:.0} pool-hours a second; digest {:016x}",
+            self.pool_hours,
+            self.threads,
+            self.pool_hours as f64 / seconds,
+            self.digest
+        );
+    }
+
+    fn print_row(&self, name: &str) {
+        let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+        for failure in self.failing.iter().flat_map(|run| &run.failures) {
+            *kinds.entry(failure.breach.name()).or_default() += 1;
+        }
+        kinds.remove("job killed");
+        kinds.remove("left over");
+        let others: Vec<String> = kinds
+            .iter()
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
+        println!(
+            "{name:<18} {:>6} {:>8} {:>8} {:>8}  {}",
+            self.seeds,
+            self.failing.len(),
+            self.counts.jobs_killed,
+            self.counts.leaked,
+            others.join(", ")
+        );
+    }
+}

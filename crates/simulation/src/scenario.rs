@@ -1,0 +1,219 @@
+//! What a seed means: which RunnerPools there are, what load they get, and how often which trouble comes.
+
+use std::collections::BTreeMap;
+
+use api::{ClaimTemplate, RunnerPool, RunnerPoolSpec};
+use kube::ResourceExt as _;
+
+use crate::{
+    clock::{HOUR, MINUTE, Millis, SECOND},
+    random::Random,
+};
+
+/// The organization of every run.
+pub(crate) const ORGANIZATION: &str = "acme";
+/// Most agent pools of a run.
+pub(crate) const AGENT_POOLS: [&str; 2] = ["ci", "release"];
+const NAMESPACES: [&str; 2] = ["blue", "green"];
+const NAMES: [&str; 3] = ["web", "api", "web-agent"];
+const CAPABILITIES: [&str; 3] = ["java", "node", "docker"];
+
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    /// As they are first created.
+    pub(crate) pools: Vec<RunnerPool>,
+    /// By agent pool, how many jobs come in an hour.
+    pub(crate) jobs_an_hour: Vec<u64>,
+    /// Mean duration of a job.
+    pub(crate) job_duration: Millis,
+    /// Nodes of the cluster.
+    pub(crate) nodes: usize,
+    /// Mean time from a Pod's creation to its container's start.
+    pub(crate) start_time: Millis,
+    /// Whether the image removes its registration at its end.
+    pub(crate) removes_itself: bool,
+    /// Mean time between two troubles of a kind; kinds that are absent never come.
+    pub(crate) troubles: Vec<(Kind, Millis)>,
+}
+
+/// A kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    AzureDown,
+    AzureThrottled,
+    AzureSignIn,
+    AzureEmptyList,
+    AzureStale,
+    AzureLostReply,
+    AzureSlow,
+    ServiceDown,
+    TokenRevoked,
+    TokenRotated,
+    KubeErrors,
+    KubeLostReply,
+    KubeSlow,
+    Quota,
+    WatchLag,
+    WatchCut,
+    StartsFail,
+    StartsHang,
+    AgentCrash,
+    AgentHang,
+    NodePressure,
+    PodDeleted,
+    PodForced,
+    NodeLost,
+    NodePartitioned,
+    StrangerRegisters,
+    RegistrationDeleted,
+    AgentDisabled,
+    SpecEdited,
+    PoolDeleted,
+    JobCanceled,
+    OperatorCrash,
+    TwoLeaders,
+    ClockJump,
+}
+
+impl Kind {
+    /// All, each with the mean time between two of them in a run of usual trouble.
+    pub(crate) const ALL: [(Self, Millis); 34] = [
+        (Self::AzureDown, 6 * HOUR),
+        (Self::AzureThrottled, 8 * HOUR),
+        (Self::AzureSignIn, 10 * HOUR),
+        (Self::AzureEmptyList, 8 * HOUR),
+        (Self::AzureStale, 6 * HOUR),
+        (Self::AzureLostReply, 6 * HOUR),
+        (Self::AzureSlow, 8 * HOUR),
+        (Self::ServiceDown, 16 * HOUR),
+        (Self::TokenRevoked, 20 * HOUR),
+        (Self::TokenRotated, 20 * HOUR),
+        (Self::KubeErrors, 6 * HOUR),
+        (Self::KubeLostReply, 6 * HOUR),
+        (Self::KubeSlow, 8 * HOUR),
+        (Self::Quota, 12 * HOUR),
+        (Self::WatchLag, 6 * HOUR),
+        (Self::WatchCut, 4 * HOUR),
+        (Self::StartsFail, 10 * HOUR),
+        (Self::StartsHang, 12 * HOUR),
+        (Self::AgentCrash, 5 * HOUR),
+        (Self::AgentHang, 24 * HOUR),
+        (Self::NodePressure, 8 * HOUR),
+        (Self::PodDeleted, 6 * HOUR),
+        (Self::PodForced, 10 * HOUR),
+        (Self::NodeLost, 24 * HOUR),
+        (Self::NodePartitioned, 16 * HOUR),
+        (Self::StrangerRegisters, 8 * HOUR),
+        (Self::RegistrationDeleted, 8 * HOUR),
+        (Self::AgentDisabled, 8 * HOUR),
+        (Self::SpecEdited, 6 * HOUR),
+        (Self::PoolDeleted, 20 * HOUR),
+        (Self::JobCanceled, 2 * HOUR),
+        (Self::OperatorCrash, 4 * HOUR),
+        (Self::TwoLeaders, 10 * HOUR),
+        (Self::ClockJump, 16 * HOUR),
+    ];
+}
+
+impl Scenario {
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5ce0_a210);
+        let agent_pools = if random.permille(600) { 1 } else { 2 };
+        let count = 1 + random.index(3);
+        let mut pools: Vec<RunnerPool> = Vec::new();
+        while pools.len() < count {
+            let namespace = *random.pick(&NAMESPACES);
+            let name = *random.pick(&NAMES);
+            let taken = pools.iter().any(|pool| {
+                pool.name_any() == name && pool.namespace().as_deref() == Some(namespace)
+            });
+            if taken {
+                continue;
+            }
+            let mut pool = RunnerPool::new(name, spec(&mut random, agent_pools));
+            pool.metadata.namespace = Some(namespace.to_owned());
+            pools.push(pool);
+        }
+        let jobs_an_hour = (0..agent_pools)
+            .map(|_| *random.pick(&[1, 2, 4, 8]))
+            .collect();
+        // One run in eight is calm, some have a lot of few kinds, most have some of everything.
+        let intensity = random.below(8);
+        let troubles = Kind::ALL
+            .into_iter()
+            .filter_map(|(kind, mean)| match intensity {
+                0 => None,
+                1 | 2 => random.permille(150).then_some((kind, mean / 6)),
+                3 => Some((kind, mean / 3)),
+                _ => random.permille(700).then_some((kind, mean)),
+            })
+            .collect();
+        Self {
+            pools,
+            jobs_an_hour,
+            job_duration: *random.pick(&[MINUTE, 4 * MINUTE, 12 * MINUTE]),
+            nodes: 2 + random.index(4),
+            start_time: *random.pick(&[2 * SECOND, 8 * SECOND, 25 * SECOND]),
+            removes_itself: random.permille(400),
+            troubles,
+        }
+    }
+}
+
+/// A random spec.
+pub(crate) fn spec(random: &mut Random, agent_pools: usize) -> RunnerPoolSpec {
+    let max_agents = u32::try_from(random.between(1, 8)).unwrap_or(1);
+    let min_agents = if random.permille(350) {
+        u32::try_from(random.between(1, 2))
+            .unwrap_or(0)
+            .min(max_agents)
+    } else {
+        0
+    };
+    let ttl_idle_seconds = *random.pick(&[0, 0, 0, 60, 300, 1200]);
+    let capability_aware = random.permille(500);
+    let mut capability_images = BTreeMap::new();
+    if capability_aware {
+        for name in CAPABILITIES {
+            if random.permille(500) {
+                capability_images.insert(name.to_owned(), format!("registry.example/{name}:1"));
+            }
+        }
+    }
+    let mut pvcs = Vec::new();
+    for (name, delete_with_agent) in [("work", true), ("cache", false)] {
+        if random.permille(250) {
+            pvcs.push(ClaimTemplate {
+                name: name.to_owned(),
+                mount_path: format!("/{name}"),
+                storage: Some("10Gi".to_owned()),
+                create_pvc: true,
+                optional: random.permille(200),
+                delete_with_agent,
+                ..ClaimTemplate::default()
+            });
+        }
+    }
+    RunnerPoolSpec {
+        az_do_url: format!("https://dev.azure.com/{ORGANIZATION}"),
+        pool: AGENT_POOLS[random.index(agent_pools)].to_owned(),
+        pat_secret_name: "azure-devops".to_owned(),
+        image: format!("registry.example/agent:{}", random.between(1, 3)),
+        max_agents,
+        min_agents,
+        ttl_idle_seconds,
+        poll_interval_seconds: *random.pick(&[5, 5, 5, 10, 30]),
+        capability_aware,
+        capability_images,
+        pvcs,
+        ..RunnerPoolSpec::default()
+    }
+}
+
+/// The demands of a job: what some profile offers, mostly.
+pub(crate) fn demands(random: &mut Random, offered: &[String]) -> Vec<String> {
+    if !offered.is_empty() && random.permille(350) {
+        return vec![random.pick(offered).clone()];
+    }
+    Vec::new()
+}

@@ -1,0 +1,268 @@
+//! One run: the models, the operators, and the queue of what happens next.
+
+mod agents;
+mod looks;
+mod operators;
+mod requests;
+mod rest;
+mod troubles;
+mod truth;
+mod users;
+
+use std::{collections::HashMap, sync::Arc};
+
+use azure_devops::Connections;
+use azure_devops_simulator::{Settings, World, world::direct::PoolHandle};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+pub(crate) use self::{
+    agents::{Machine, Node, Step},
+    looks::AgentPoolState,
+    operators::Process,
+    requests::InFlight,
+    troubles::Troubles,
+    truth::Origin,
+};
+use crate::{
+    Options,
+    book::Book,
+    clock::{HOUR, Millis, at},
+    cluster::{Change, Cluster},
+    queue::Queue,
+    random::Random,
+    scenario::{AGENT_POOLS, Kind, ORGANIZATION, Scenario},
+};
+
+/// Longest time from the end of all trouble to rest.
+pub(crate) const BOUND: Millis = 4 * HOUR;
+
+/// Something that happens. Numbers are indexes into the lists of [`Simulation`].
+#[derive(Debug)]
+pub(crate) enum Event {
+    LookBegins(usize, usize, u32),
+    LookReads(usize, usize, u32, bool),
+    LookEnds(usize, usize, u32),
+    Told(usize, u32, Change),
+    Listed(usize, u32),
+    Gathered(usize, usize),
+    Timer(usize, usize, u32),
+    Effect(usize),
+    Reply(usize),
+    OperatorStarts,
+    OperatorStops(usize),
+    ClockReturns(usize),
+    Deadlines,
+    Pod(usize, Step),
+    NodeUnreachable(usize, u32),
+    NodeRemoved(usize, u32),
+    Collected(String),
+    Arrival(usize),
+    Trouble(Kind),
+    TroubleEnds(Kind, u32),
+    PoolAgain(usize),
+}
+
+pub(crate) struct Simulation {
+    pub(crate) options: Options,
+    pub(crate) seed: u64,
+    pub(crate) now: Millis,
+    pub(crate) queue: Queue<Event>,
+    pub(crate) random: Random,
+    pub(crate) scenario: Scenario,
+    pub(crate) world: World,
+    pub(crate) agent_pools: Vec<AgentPoolState>,
+    pub(crate) cluster: Cluster,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) by_uid: HashMap<String, usize>,
+    pub(crate) sessions: HashMap<Uuid, usize>,
+    pub(crate) origins: HashMap<i64, Origin>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) operators: Vec<Option<Process>>,
+    pub(crate) asks: Vec<Option<InFlight>>,
+    pub(crate) free_asks: Vec<usize>,
+    pub(crate) connections: Connections,
+    pub(crate) troubles: Troubles,
+    pub(crate) book: Book,
+    /// Registrations of strangers that have to be there, with whether they are enabled.
+    pub(crate) strangers: HashMap<i64, (usize, bool)>,
+    /// Kept claims that have to be there, by name, with their uid.
+    pub(crate) kept: HashMap<(String, String), String>,
+    next_deadline: Millis,
+    /// When all trouble and load ends.
+    pub(crate) end: Millis,
+}
+
+impl Simulation {
+    pub(crate) fn new(seed: u64, options: Options, connections: Connections) -> Self {
+        let scenario = Scenario::of(seed);
+        let mut world = World::new(Settings {
+            seed,
+            request_log: 0,
+            ..Settings::default()
+        });
+        let made = world.create_organization(ORGANIZATION);
+        debug_assert!(made.is_ok());
+        let mut agent_pools = Vec::new();
+        for name in AGENT_POOLS.iter().take(scenario.jobs_an_hour.len()) {
+            let made = world.create_pool(at(0), ORGANIZATION, name);
+            debug_assert!(made.is_ok());
+            if let Ok(handle) = world.pool_handle(ORGANIZATION, name) {
+                agent_pools.push(AgentPoolState::new(handle));
+            }
+        }
+        let nodes = (0..scenario.nodes).map(|_| Node::default()).collect();
+        let mut simulation = Self {
+            seed,
+            now: 0,
+            queue: Queue::new(),
+            random: Random::new(seed),
+            world,
+            agent_pools,
+            cluster: Cluster::default(),
+            machines: Vec::new(),
+            by_uid: HashMap::new(),
+            sessions: HashMap::new(),
+            origins: HashMap::new(),
+            nodes,
+            operators: Vec::new(),
+            asks: Vec::new(),
+            free_asks: Vec::new(),
+            connections,
+            troubles: Troubles::new(scenario.pools.len()),
+            book: Book::new(options.trace),
+            strangers: HashMap::new(),
+            kept: HashMap::new(),
+            next_deadline: Millis::MAX,
+            end: options.hours * HOUR,
+            scenario,
+            options,
+        };
+        simulation.begin();
+        simulation
+    }
+
+    fn begin(&mut self) {
+        for pool in self.scenario.pools.clone() {
+            self.cluster.put_pool(pool, 0);
+        }
+        self.after(0, Event::OperatorStarts);
+        for index in 0..self.agent_pools.len() {
+            self.next_arrival(index);
+        }
+        for (kind, mean) in self.scenario.troubles.clone() {
+            let wait = self.random.wait(mean);
+            self.after(wait, Event::Trouble(kind));
+        }
+    }
+
+    /// Runs to the end of all trouble and load, and then to rest.
+    pub(crate) fn run(mut self) -> Book {
+        self.until(self.end);
+        self.end_troubles();
+        self.settle();
+        self.come_to_rest();
+        self.book
+    }
+
+    /// Runs up to a time.
+    pub(crate) fn until(&mut self, end: Millis) {
+        while let Some((time, event)) = self.queue.next(end) {
+            self.now = time;
+            self.happen(event);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    /// Puts an event into the queue.
+    pub(crate) fn after(&mut self, wait: Millis, event: Event) {
+        // Looks happen before whatever else happens in the same millisecond, so that it does not matter whether one was
+        // in the queue all the time or is caught up with.
+        let rank = match event {
+            Event::LookBegins(..) | Event::LookReads(..) | Event::LookEnds(..) => 0,
+            _ => 1,
+        };
+        self.queue.at(self.now + wait.max(0), rank, event);
+    }
+
+    /// Something took effect, with a name that equal runs give it too.
+    pub(crate) fn effect_of(&mut self, what: &str, whom: &str) {
+        self.book.effect(self.now, what, whom);
+    }
+
+    /// The time as the world has it.
+    pub(crate) fn time(&self) -> Timestamp {
+        at(self.now)
+    }
+
+    pub(crate) fn handle(&self, agent_pool: usize) -> PoolHandle {
+        self.agent_pools[agent_pool].handle
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::LookBegins(operator, sight, epoch) => self.look_begins(operator, sight, epoch),
+            Event::LookReads(operator, sight, epoch, agents) => {
+                self.look_reads(operator, sight, epoch, agents);
+            }
+            Event::LookEnds(operator, sight, epoch) => self.look_ends(operator, sight, epoch),
+            Event::Told(operator, stream, change) => self.told(operator, stream, &change),
+            Event::Listed(operator, stream) => self.listed(operator, stream),
+            Event::Gathered(operator, pool) => self.gathered(operator, pool),
+            Event::Timer(operator, pool, number) => self.timer(operator, pool, number),
+            Event::Effect(ask) => self.effect(ask),
+            Event::Reply(ask) => self.reply(ask),
+            Event::OperatorStarts => self.operator_starts(),
+            Event::OperatorStops(operator) => self.operator_stops(operator),
+            Event::ClockReturns(operator) => self.set_skew(operator, 0),
+            Event::Deadlines => {
+                self.next_deadline = Millis::MAX;
+                self.world.tick(self.time());
+            }
+            Event::Pod(machine, step) => self.step(machine, step),
+            Event::NodeUnreachable(node, life) => self.node_unreachable(node, life),
+            Event::NodeRemoved(node, life) => self.node_removed(node, life),
+            Event::Collected(uid) => self.collect(&uid),
+            Event::Arrival(agent_pool) => self.arrival(agent_pool),
+            Event::Trouble(kind) => self.trouble_comes(kind),
+            Event::TroubleEnds(kind, number) => self.trouble_ends(kind, number),
+            Event::PoolAgain(pool) => self.pool_again(pool),
+        }
+    }
+
+    /// Brings what just happened to those who watch it.
+    pub(crate) fn settle(&mut self) {
+        if !self.cluster.changes.is_empty() {
+            for change in std::mem::take(&mut self.cluster.changes) {
+                self.publish(&change);
+            }
+        }
+        let stirred: Vec<Uuid> = self.world.take_stirred().collect();
+        for session in stirred {
+            if let Some(&machine) = self.sessions.get(&session) {
+                let wait = self.random.between(30, 600);
+                self.after(wait, Event::Pod(machine, Step::Reads));
+            }
+        }
+        for index in 0..self.agent_pools.len() {
+            if self.agent_pools[index].revise(&self.world) {
+                self.judge_jobs(index);
+                self.remember(index);
+                self.wake_pool(index);
+            }
+        }
+        if let Some(due) = self.world.next_due() {
+            let due = crate::clock::millis(due);
+            if due < self.next_deadline {
+                self.next_deadline = due;
+                self.after(due - self.now, Event::Deadlines);
+            }
+        }
+    }
+}
+
+/// An Arc, for objects that go out in answers.
+pub(crate) fn owned<T: Clone>(object: &Arc<T>) -> Box<T> {
+    Box::new((**object).clone())
+}

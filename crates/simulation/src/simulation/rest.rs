@@ -1,0 +1,218 @@
+//! The end of a run: without trouble and load everything has to come to rest, and then to serve again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::names;
+use kube::ResourceExt as _;
+
+use super::{BOUND, Simulation, agents::Container};
+use crate::{
+    book::Breach,
+    clock::{MINUTE, SECOND},
+    cluster::{goes, has_ended, key, owner},
+    scenario::AGENT_POOLS,
+};
+
+/// How often it is looked whether all is at rest.
+const LOOK: i64 = 30 * SECOND;
+
+impl Simulation {
+    pub(crate) fn come_to_rest(&mut self) {
+        if !self.rests_within(BOUND) {
+            return;
+        }
+        let took = self.now - self.end;
+        self.book.counts.longest_to_rest = took;
+        // It still works: one more job for each kind of agent.
+        for agent_pool in 0..self.agent_pools.len() {
+            if !self.is_served(agent_pool) {
+                continue;
+            }
+            for demand in self.offered(agent_pool) {
+                self.queue_job(agent_pool, vec![demand], MINUTE, false);
+            }
+            self.queue_job(agent_pool, Vec::new(), MINUTE, false);
+        }
+        self.settle();
+        let refused = self.book.counts.jobs_refused;
+        if self.rests_within(BOUND) && self.book.counts.jobs_refused > refused {
+            let detail = "a job was refused although nothing was wrong".to_owned();
+            self.book.fail(Breach::NotConverged, self.now, detail);
+        }
+    }
+
+    /// Whether everything is at rest in time; if not, that is a failure.
+    fn rests_within(&mut self, bound: i64) -> bool {
+        let end = self.now + bound;
+        loop {
+            self.until(self.now + LOOK);
+            self.cancel_what_nobody_offers();
+            self.settle();
+            let left = self.unrest();
+            if left.is_empty() {
+                return true;
+            }
+            if self.now >= end {
+                for (breach, detail) in left {
+                    self.book.counts.leaked += u64::from(breach == Breach::LeftOver);
+                    self.book.fail(breach, self.now, detail);
+                }
+                return false;
+            }
+        }
+    }
+
+    fn is_served(&self, agent_pool: usize) -> bool {
+        let mut pools = self.cluster.pools.values();
+        pools.any(|pool| pool.spec.pool == AGENT_POOLS[agent_pool])
+    }
+
+    /// What is not as it should be at rest.
+    fn unrest(&self) -> Vec<(Breach, String)> {
+        let mut left = Vec::new();
+        let mut missing = |detail: String| left.push((Breach::NotConverged, detail));
+        if self.living().len() != 1 {
+            missing("there is not one operator".into());
+        }
+        if self.troubles.deleted.iter().any(|deleted| *deleted) {
+            missing("a RunnerPool is to be created again".into());
+        }
+        for (agent_pool, state) in self.agent_pools.iter().enumerate() {
+            if !self.is_served(agent_pool) {
+                continue;
+            }
+            for job in self.world.unfinished_jobs(state.handle) {
+                missing(format!(
+                    "job {} with {:?} is {:?} in {}",
+                    job.id, job.demands, job.outcome, AGENT_POOLS[agent_pool]
+                ));
+            }
+        }
+        for process in self.operators.iter().flatten() {
+            for (desk, pool) in process.pools.iter().zip(&self.scenario.pools) {
+                if self.cluster.pools.contains_key(&key(pool)) && !(desk.content && desk.is_idle())
+                {
+                    missing(format!("{} still has something to do", key(pool)));
+                }
+            }
+        }
+        self.unrest_of_pods(&mut left);
+        self.unrest_of_registrations(&mut left);
+        for (name, uid) in &self.kept {
+            let claim = self.cluster.claims.get(name);
+            if claim.is_none_or(|claim| claim.metadata.uid.as_ref() != Some(uid)) {
+                left.push((Breach::KeptClaimDeleted, name.1.clone()));
+            }
+        }
+        left
+    }
+
+    fn unrest_of_pods(&self, left: &mut Vec<(Breach, String)>) {
+        for pool in self.cluster.pools.values() {
+            let uid = pool.metadata.uid.as_deref();
+            let pods = self.cluster.pods.values();
+            let alive = pods
+                .filter(|pod| owner(pod) == uid && !has_ended(pod))
+                .count();
+            let wanted = usize::try_from(pool.spec.min_agents).unwrap_or_default();
+            if alive != wanted {
+                let breach = if alive > wanted {
+                    Breach::LeftOver
+                } else {
+                    Breach::NotConverged
+                };
+                left.push((
+                    breach,
+                    format!("{} has {alive} agents instead of {wanted}", key(pool)),
+                ));
+            }
+        }
+        let uids: BTreeSet<&str> = self
+            .cluster
+            .pools
+            .values()
+            .filter_map(|pool| pool.metadata.uid.as_deref())
+            .collect();
+        let mut used = BTreeSet::new();
+        for pod in self.cluster.pods.values() {
+            let of_pool = owner(pod).is_some_and(|owner| uids.contains(owner));
+            if !of_pool || has_ended(pod) {
+                left.push((Breach::LeftOver, format!("Pod {}", pod.name_any())));
+            }
+            let namespace = pod.namespace().unwrap_or_default();
+            used.extend(
+                crate::cluster::mounts(pod).map(|claim| (namespace.clone(), claim.to_owned())),
+            );
+        }
+        for (name, claim) in &self.cluster.claims {
+            if goes(claim) && !used.contains(name) {
+                left.push((Breach::LeftOver, format!("claim {}", name.1)));
+            }
+        }
+    }
+
+    fn unrest_of_registrations(&self, left: &mut Vec<(Breach, String)>) {
+        let online: BTreeSet<i64> = self
+            .machines
+            .iter()
+            .filter(|machine| matches!(machine.container, Container::Running { .. }))
+            .filter_map(|machine| machine.registration)
+            .collect();
+        for (agent_pool, state) in self.agent_pools.iter().enumerate() {
+            let mut placeholders: BTreeMap<String, usize> = BTreeMap::new();
+            for pool in self.cluster.pools.values() {
+                if pool.spec.pool != AGENT_POOLS[agent_pool] {
+                    continue;
+                }
+                let capabilities = pool.spec.capability_images.keys();
+                let capabilities = capabilities.filter(|_| pool.spec.capability_aware);
+                let profiles = capabilities.map(String::as_str).chain([names::BASE]);
+                for profile in profiles {
+                    placeholders.insert(names::placeholder(&pool.name_any(), profile), 0);
+                }
+            }
+            for agent in self.world.agent_lines(state.handle) {
+                if let Some(found) = placeholders.get_mut(&agent.name.to_lowercase()) {
+                    *found += 1;
+                    continue;
+                }
+                if self.strangers.contains_key(&agent.id) {
+                    continue;
+                }
+                if !online.contains(&agent.id) {
+                    left.push((Breach::LeftOver, format!("registration {}", agent.name)));
+                }
+            }
+            for (name, count) in placeholders {
+                if count != 1 {
+                    left.push((
+                        Breach::NotConverged,
+                        format!("there are {count} placeholders {name}"),
+                    ));
+                }
+            }
+        }
+        for (id, (agent_pool, enabled)) in &self.strangers {
+            let agent = self.world.agent_line(self.handle(*agent_pool), *id);
+            if agent.is_none_or(|agent| agent.enabled != *enabled) {
+                left.push((Breach::StrangerTouched, format!("registration {id}")));
+            }
+        }
+    }
+
+    pub(crate) fn hangs(&self, pod: usize) -> bool {
+        self.machines[pod].is_running() && self.machines[pod].is_hanging()
+    }
+
+    /// Containers that hung before their start go on.
+    pub(crate) fn start_what_hangs(&mut self) {
+        let waiting: Vec<usize> = self
+            .present()
+            .filter(|&pod| self.machines[pod].container == Container::Waiting)
+            .collect();
+        for pod in waiting {
+            let wait = self.random.between(SECOND, MINUTE);
+            self.after(wait, super::Event::Pod(pod, super::agents::Step::Starts));
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The judge: compares what happened with what is allowed. It knows both models and who did what, and uses no rule of
+//! the planner.
+
+use std::sync::Arc;
+
+use api::RunnerPool;
+use azure_devops_simulator::{Outcome, world::direct::PoolHandle};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::{ResourceExt as _, api::Preconditions};
+
+use super::Simulation;
+use crate::{
+    book::Breach,
+    clock::Millis,
+    cluster::{Name, goes, has_ended, mounts, owner},
+};
+
+/// Who registered an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The agent in this Pod.
+    Agent(usize),
+    /// The operator, for this RunnerPool.
+    Placeholder(usize),
+    /// Somebody else.
+    Stranger { since: Millis },
+}
+
+impl Simulation {
+    /// Jobs that ended: none may have been ended by the operator.
+    pub(crate) fn judge_jobs(&mut self, agent_pool: usize) {
+        let state = &self.agent_pools[agent_pool];
+        let ended: Vec<(i64, Option<i64>, Outcome)> = self
+            .world
+            .finished_jobs(state.handle, state.judged)
+            .map(|job| (job.id, job.agent, job.outcome))
+            .collect();
+        self.agent_pools[agent_pool].judged += ended.len();
+        for (job, agent, outcome) in ended {
+            let counts = &mut self.book.counts;
+            match outcome {
+                Outcome::Succeeded | Outcome::Failed => counts.jobs_run += 1,
+                Outcome::Canceled => counts.jobs_canceled += 1,
+                Outcome::Refused => {
+                    counts.jobs_refused += 1;
+                    self.book
+                        .tell(self.now, "Azure DevOps", || format!("refuses job {job}"));
+                }
+                _ => self.judge_loss(job, agent),
+            }
+            self.book.effect(self.now, outcome_name(outcome), "");
+        }
+    }
+
+    fn judge_loss(&mut self, job: i64, agent: Option<i64>) {
+        let origin = agent.and_then(|agent| self.origins.get(&agent)).copied();
+        let machine = match origin {
+            Some(Origin::Agent(number)) => Some(&self.machines[number]),
+            _ => None,
+        };
+        let what = machine.and_then(|machine| machine.outside);
+        if let Some(what) = what {
+            self.book.counts.jobs_lost_outside += 1;
+            self.book.tell(self.now, "Azure DevOps", || {
+                format!("job {job} is lost: its agent {what}")
+            });
+            return;
+        }
+        self.book.counts.jobs_killed += 1;
+        let whose = machine.map_or_else(String::new, |machine| machine.name.1.clone());
+        let detail = format!("job {job} on {whose}");
+        self.book.fail(Breach::JobKilled, self.now, detail);
+    }
+
+    /// A Pod was created: there must not be too many.
+    pub(crate) fn judge_creation(&mut self, operator: usize, object: &Arc<RunnerPool>, pod: &Pod) {
+        let uid = object.metadata.uid.as_deref();
+        let pods = self.cluster.pods.values();
+        let alive = pods
+            .filter(|pod| owner(pod) == uid && !has_ended(pod))
+            .count();
+        let most = usize::try_from(object.spec.max_agents).unwrap_or(usize::MAX);
+        if alive <= most {
+            return;
+        }
+        let others = self.others_act(operator);
+        if others && alive <= most * 2 {
+            let above = u64::try_from(alive - most).unwrap_or_default();
+            let counts = &mut self.book.counts;
+            counts.above_maximum_with_two = counts.above_maximum_with_two.max(above);
+            return;
+        }
+        let detail = format!("{alive} of {most} with {}", pod.name_any());
+        self.book.fail(Breach::AboveMaximum, self.now, detail);
+    }
+
+    /// Whether another operator acts, or something that a former one sent is still on its way or not yet told.
+    fn others_act(&self, operator: usize) -> bool {
+        let asked = self.asks.iter().flatten();
+        let asked = asked.filter(|ask| ask.operator != operator);
+        self.living().iter().any(|&other| other != operator) || asked.count() > 0
+    }
+
+    /// The operator deletes a Pod.
+    pub(crate) fn judge_deletion(&mut self, object: &Arc<RunnerPool>, name: &Name, uid: &str) {
+        let Some(&number) = self.by_uid.get(uid) else {
+            let detail = format!("Pod {}", name.1);
+            self.book.fail(Breach::StrangerTouched, self.now, detail);
+            return;
+        };
+        self.deletion_asked(number);
+        let machine = &mut self.machines[number];
+        machine.ended_by_operator = true;
+        if object.metadata.uid.as_deref() != Some(&machine.owner) {
+            let detail = format!("Pod {} of another RunnerPool", name.1);
+            self.book.fail(Breach::StrangerTouched, self.now, detail);
+            return;
+        }
+        let machine = &self.machines[number];
+        if !machine.is_running() || self.nodes[machine.node].lost {
+            return;
+        }
+        let handle = self.handle(machine.agent_pool);
+        let assigned = machine
+            .registration
+            .and_then(|id| self.world.agent_line(handle, id))
+            .and_then(|agent| agent.assigned);
+        if let Some(job) = machine.worker.or(assigned) {
+            let detail = format!("Pod {} deleted while it has job {job}", name.1);
+            self.book.fail(Breach::BusyDisturbed, self.now, detail);
+        }
+    }
+
+    /// The operator declares a Pod failed. Its node tears down what has begun to run meanwhile.
+    pub(crate) fn judge_giving_up(&mut self, object: &Arc<RunnerPool>, name: &Name, uid: &str) {
+        let number = self.by_uid.get(uid);
+        if number.is_none_or(|&number| self.machines[number].is_running()) {
+            self.judge_deletion(object, name, uid);
+        }
+    }
+
+    /// The operator disables an agent.
+    pub(crate) fn judge_disabling(&mut self, id: i64) {
+        if self.strangers.contains_key(&id) {
+            let detail = format!("registration {id} disabled");
+            self.book.fail(Breach::StrangerTouched, self.now, detail);
+        }
+    }
+
+    /// The operator deletes a registration: what would be wrong with that.
+    pub(crate) fn judge_removal(
+        &self,
+        pool: usize,
+        handle: PoolHandle,
+        id: i64,
+    ) -> Option<(Breach, String)> {
+        if self.strangers.contains_key(&id) {
+            return Some((
+                Breach::StrangerTouched,
+                format!("registration {id} deleted"),
+            ));
+        }
+        match self.origins.get(&id) {
+            Some(Origin::Agent(number)) => {
+                let machine = &self.machines[*number];
+                let lost = self.nodes[machine.node].lost;
+                if self.scenario.pools[machine.pool].metadata.namespace
+                    != self.scenario.pools[pool].metadata.namespace
+                    || machine.pool != pool
+                {
+                    return Some((
+                        Breach::StrangerTouched,
+                        format!(
+                            "registration of {} deleted for another RunnerPool",
+                            machine.agent
+                        ),
+                    ));
+                }
+                let busy = machine.is_running() && !lost && machine.worker.is_some();
+                busy.then(|| {
+                    (
+                        Breach::BusyDisturbed,
+                        format!("registration of {} deleted while it works", machine.agent),
+                    )
+                })
+            }
+            Some(Origin::Placeholder(of)) if *of != pool => Some((
+                Breach::StrangerTouched,
+                format!("placeholder {id} of another RunnerPool deleted"),
+            )),
+            _ => {
+                let busy = self.world.agent_line(handle, id)?.assigned?;
+                Some((Breach::BusyDisturbed, format!("{id} had job {busy}")))
+            }
+        }
+    }
+
+    pub(crate) fn fail_if(&mut self, judged: Option<(Breach, String)>) {
+        if let Some((breach, detail)) = judged {
+            self.book.fail(breach, self.now, detail);
+        }
+    }
+
+    /// An agent of ours registers over another registration.
+    pub(crate) fn judge_replacement(&mut self, number: usize, id: i64) {
+        let Some(Origin::Stranger { since }) = self.origins.get(&id).copied() else {
+            return;
+        };
+        self.strangers.remove(&id);
+        let machine = &self.machines[number];
+        // Who registered after the operator looked was overlooked by nobody.
+        if since < machine.names_seen_at {
+            let detail = format!("{} registered over a stranger's agent", machine.agent);
+            self.book.fail(Breach::StrangerTouched, self.now, detail);
+        } else {
+            self.book.counts.trouble("name taken meanwhile");
+        }
+    }
+
+    /// A container starts: no other one may run an agent of that name.
+    pub(crate) fn judge_identity(&mut self, number: usize) {
+        let machine = &self.machines[number];
+        let twin = self.machines.iter().position(|other| {
+            other.uid != machine.uid
+                && other.is_running()
+                && other.agent_pool == machine.agent_pool
+                && other.agent == machine.agent
+                && !self.nodes[other.node].lost
+        });
+        let Some(twin) = twin else { return };
+        if self.machines[twin].outside.is_some() && self.machines[twin].gone {
+            return;
+        }
+        let detail = format!(
+            "{} in {} and in {}",
+            machine.agent, machine.name.0, self.machines[twin].name.0
+        );
+        self.book.fail(Breach::IdentityShared, self.now, detail);
+    }
+
+    /// An agent gave up as another session of its name is alive.
+    pub(crate) fn judge_session_conflict(&mut self, number: usize) {
+        let detail = format!("{} met a live session", self.machines[number].agent);
+        self.book.fail(Breach::IdentityShared, self.now, detail);
+    }
+
+    /// A claim was created.
+    pub(crate) fn note_claim(&mut self, claim: &PersistentVolumeClaim) {
+        if !goes(claim) {
+            let name = (claim.namespace().unwrap_or_default(), claim.name_any());
+            self.kept.insert(name, claim.uid().unwrap_or_default());
+        }
+    }
+
+    /// The operator deletes a claim.
+    pub(crate) fn judge_claim_deletion(&mut self, name: &Name, preconditions: &Preconditions) {
+        let Some(claim) = self.cluster.claims.get(name) else {
+            return;
+        };
+        if preconditions.uid.is_some() && preconditions.uid != claim.metadata.uid {
+            return;
+        }
+        if !goes(claim) {
+            self.book
+                .fail(Breach::KeptClaimDeleted, self.now, name.1.clone());
+        }
+    }
+
+    /// A container starts: the claims that it mounts have to be there. One that is deleted while a Pod mounts it stays as
+    /// long as the Pod, so deleting it is no harm; deleting it before the Pod was created is. Whether they are there.
+    pub(crate) fn judge_mounts(&mut self, number: usize) -> bool {
+        let name = &self.machines[number].name;
+        let Some(pod) = self.cluster.pods.get(name) else {
+            return true;
+        };
+        let mut claims = mounts(pod).map(|claim| (name.0.clone(), claim.to_owned()));
+        let missing = claims.find(|claim| !self.cluster.claims.contains_key(claim));
+        if let Some((_, claim)) = &missing {
+            self.book
+                .fail(Breach::ClaimInUseDeleted, self.now, claim.clone());
+        }
+        missing.is_none()
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Queued | Outcome::Assigned | Outcome::Running => "open",
+        Outcome::Succeeded => "succeeded",
+        Outcome::Failed => "failed",
+        Outcome::Canceled => "canceled",
+        Outcome::Refused => "refused",
+        Outcome::Killed => "killed",
+    }
+}

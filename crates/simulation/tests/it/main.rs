@@ -1,0 +1,65 @@
+//! The harness itself: equal seeds give equal runs, skipping looks changes nothing, each control fails, ours does not,
+//! and what earlier seeds taught stays learned.
+
+use simulation::{Control, Options, Run, Simulator, seeds::LESSONS};
+
+fn simulator() -> Simulator {
+    Simulator::new().expect("an HTTP client, which is never used")
+}
+
+fn run(seed: u64, options: Options) -> Run {
+    simulator().run(seed, options)
+}
+
+fn hours(hours: i64) -> Options {
+    Options {
+        hours,
+        ..Options::default()
+    }
+}
+
+#[test]
+fn equal_seeds_give_equal_runs_and_others_do_not() {
+    let (first, second) = (run(7, hours(6)), run(7, hours(6)));
+    assert_eq!(first, second);
+    assert_ne!(first.digest, run(8, hours(6)).digest);
+}
+
+#[test]
+fn looks_that_are_skipped_would_have_changed_nothing() {
+    for seed in 0..12 {
+        let skipping = run(seed, hours(6));
+        let looking = run(
+            seed,
+            Options {
+                skip: false,
+                ..hours(6)
+            },
+        );
+        assert_eq!(skipping.digest, looking.digest, "seed {seed}");
+        assert_eq!(skipping.failures, looking.failures, "seed {seed}");
+        assert!(skipping.counts.looks < looking.counts.looks, "seed {seed}");
+    }
+}
+
+#[test]
+fn each_control_fails_where_ours_does_not() {
+    const MOST: u64 = 200;
+    for control in Control::ALL {
+        let options = Options {
+            control: Some(control),
+            ..hours(12)
+        };
+        let failing = (0..MOST).find(|&seed| !run(seed, options).failures.is_empty());
+        let seed = failing.unwrap_or_else(|| panic!("{} passes {MOST} seeds", control.name()));
+        assert_eq!(run(seed, hours(12)).failures, [], "ours, with seed {seed}");
+    }
+}
+
+#[test]
+fn lessons_stay_learned() {
+    for lesson in LESSONS {
+        let run = run(lesson.seed, hours(lesson.hours));
+        assert_eq!(run.failures, [], "{}: {}", lesson.name, lesson.lesson);
+    }
+}
