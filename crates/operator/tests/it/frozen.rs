@@ -68,7 +68,10 @@ async fn freeze(bed: &Bed, process: Process) -> Awake {
     let before = (all_writes(bed, &process.name).await.len(), azure(bed).await);
     let name = process.name.clone();
     process.signal("CONT").await;
-    let status = process.ended().await;
+    let status = tokio::select! {
+        status = process.ended() => status,
+        () = keep(bed) => unreachable!("it is kept for ever"),
+    };
     let after = (all_writes(bed, &name).await.len(), azure(bed).await);
     Awake {
         kubernetes: after.0 - before.0,
@@ -121,6 +124,14 @@ async fn take_over(bed: &Bed) {
     })
     .await;
     give(bed, "another").await;
+}
+
+/// Renews the lease that was taken, whoever took it back meanwhile.
+async fn keep(bed: &Bed) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        give(bed, "another").await;
+    }
 }
 
 /// Writes to Azure DevOps with the operator's token; agents have tokens of their own.
