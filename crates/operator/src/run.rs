@@ -135,9 +135,11 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         triggers,
         changed: Mutex::default(),
     });
+    let known: Vec<_> = scopes.iter().map(|_| CancellationToken::new()).collect();
     let (stores, mut watches): (Vec<_>, Vec<_>) = scopes
         .iter()
-        .map(|scope| runner_pools(&client, scope.as_deref()))
+        .zip(&known)
+        .map(|(scope, known)| runner_pools(&client, scope.as_deref(), known.clone()))
         .unzip();
 
     // Events that wait when the operator stops are still written: their writers stop last.
@@ -173,7 +175,7 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     tracing::info!(namespaces = ?scopes.iter().flatten().collect::<Vec<_>>(), "Started");
     tasks.spawn(
         stop.clone()
-            .run_until_cancelled_owned(ready_when_known(stores.clone(), readiness.clone())),
+            .run_until_cancelled_owned(ready_when_known(known.clone(), readiness.clone())),
     );
 
     // Whoever waits keeps its copies of the cluster up to date meanwhile, so that it can act at once.
@@ -196,7 +198,7 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         .collect();
     tasks.spawn(
         stop.clone()
-            .run_until_cancelled_owned(reconcile_known(stores, router)),
+            .run_until_cancelled_owned(reconcile_known(stores, known, router)),
     );
     let passes = reconcile_all(controllers, queues, context, &readiness, &stop);
     let last_events = async {
@@ -212,11 +214,9 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
 }
 
 /// Says that the operator is ready as soon as all RunnerPools have been read once.
-async fn ready_when_known(stores: Vec<Store<Guarded>>, readiness: Readiness) {
-    let known = stores.iter().map(Store::wait_until_ready);
-    if futures::future::try_join_all(known).await.is_ok() {
-        readiness.set(true);
-    }
+async fn ready_when_known(known: Vec<CancellationToken>, readiness: Readiness) {
+    futures::future::join_all(known.iter().map(CancellationToken::cancelled)).await;
+    readiness.set(true);
 }
 
 /// Waits for the tasks that stop by themselves.
@@ -314,12 +314,23 @@ impl Leadership {
     }
 }
 
-/// Watches RunnerPools into a store.
-fn runner_pools(client: &Client, namespace: Option<&str>) -> (Store<Guarded>, RunnerPools) {
+/// Watches RunnerPools into a store; `known`: all of them have been read once.
+///
+/// The store says that as well, but wakes only one of those who wait for it, and its Controller does.
+fn runner_pools(
+    client: &Client,
+    namespace: Option<&str>,
+    known: CancellationToken,
+) -> (Store<Guarded>, RunnerPools) {
     let (store, writer) = reflector::store();
     let watch = watcher(api(client, namespace), watcher::Config::default())
         .default_backoff()
         .reflect(writer)
+        .inspect(move |event| {
+            if matches!(event, Ok(watcher::Event::InitDone)) {
+                known.cancel();
+            }
+        })
         .applied_objects()
         .boxed();
     (store, watch)
@@ -341,15 +352,18 @@ async fn stand_by(watches: &mut [RunnerPools]) -> Infallible {
 }
 
 /// Calls for a pass over each RunnerPool that was read before there were passes.
-async fn reconcile_known(stores: Vec<Store<Guarded>>, router: Arc<Router>) {
-    for store in stores {
-        if store.wait_until_ready().await.is_ok() {
-            for known in store.state() {
-                router.reconcile(&PoolKey {
-                    namespace: known.namespace().unwrap_or_default(),
-                    name: known.name_any(),
-                });
-            }
+async fn reconcile_known(
+    stores: Vec<Store<Guarded>>,
+    known: Vec<CancellationToken>,
+    router: Arc<Router>,
+) {
+    for (store, known) in stores.iter().zip(&known) {
+        known.cancelled().await;
+        for pool in store.state() {
+            router.reconcile(&PoolKey {
+                namespace: pool.namespace().unwrap_or_default(),
+                name: pool.name_any(),
+            });
         }
     }
 }

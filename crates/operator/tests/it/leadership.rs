@@ -33,6 +33,7 @@ async fn one_acts_the_other_is_ready_and_takes_over_when_the_lease_is_released()
     let bed = Bed::make().await;
     let mut leader = Replica::start(&bed).await;
     held_by(&bed, leader.identity()).await;
+    leader.ready().await;
     bed.create("web", json!({})).await;
     bed.ready("web").await;
     // Each is the one that waits once, and the one that leads once.
@@ -54,6 +55,7 @@ async fn one_acts_the_other_is_ready_and_takes_over_when_the_lease_is_released()
             "a handover took {took:?}, as if the lease had expired"
         );
         leader = standby;
+        leader.ready().await;
     }
     bed.delete("web").await;
     bed.gone("web").await;
