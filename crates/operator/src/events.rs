@@ -31,8 +31,8 @@ pub(crate) struct Report<'a> {
 const LONGEST_NOTE: usize = 1024;
 
 impl Events {
-    /// Starts the writer; it ends when all clones are dropped or, after `cancelled`, as soon as nothing waits. It writes
-    /// one event at a time: more would slow down the very burst that they report.
+    /// Starts the writer; it ends when all clones are dropped or, after `cancelled`, as soon as nothing waits or one
+    /// fails. It writes one event at a time: more would slow down the very burst that they report.
     pub(crate) fn start(
         client: &kube::Client,
         tracker: &TaskTracker,
@@ -61,6 +61,10 @@ impl Events {
                     Err(late) => late.to_string(),
                 };
                 tracing::warn!(reason = event.reason, error, "Failed to write an Event");
+                // Those that wait would fail as well, one after the other.
+                if cancelled.is_cancelled() {
+                    return;
+                }
             }
         });
         Self(sender)

@@ -50,8 +50,11 @@ pub struct Replica {
     claims: Mirror<AgentClaim>,
     subscriptions: Subscriptions,
     /// Resolving builds a Pod for each profile. It is pure, so equal RunnerPools need it once.
-    resolved: Mutex<HashMap<String, (Arc<RunnerPool>, Arc<Resolved>)>>,
+    resolved: Mutex<HashMap<String, Remembered>>,
 }
+
+/// A RunnerPool, and what it was resolved to.
+type Remembered = (Arc<RunnerPool>, Arc<Resolved>);
 
 /// The requests of a pass that are not about its actions.
 pub trait Finalizers: Outside {

@@ -175,7 +175,7 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     tracing::info!(namespaces = ?scopes.iter().flatten().collect::<Vec<_>>(), "Started");
     tasks.spawn(
         stop.clone()
-            .run_until_cancelled_owned(ready_when_known(known.clone(), readiness.clone())),
+            .run_until_cancelled_owned(get_ready(known.clone(), readiness.clone())),
     );
 
     // Whoever waits keeps its copies of the cluster up to date meanwhile, so that it can act at once.
@@ -213,12 +213,6 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     Ok(())
 }
 
-/// Says that the operator is ready as soon as all RunnerPools have been read once.
-async fn ready_when_known(known: Vec<CancellationToken>, readiness: Readiness) {
-    futures::future::join_all(known.iter().map(CancellationToken::cancelled)).await;
-    readiness.set(true);
-}
-
 /// Waits for the tasks that stop by themselves.
 async fn end(readiness: &Readiness, tasks: &TaskTracker) {
     readiness.set(false);
@@ -254,19 +248,36 @@ async fn act(
 ) -> Result<(), Lost> {
     let hand_over = leadership.task.is_some();
     let work = async {
-        let patience = if hand_over {
-            finish(passes, gate, stop).await;
-            LAST_EVENTS_OF_A_LEADER
-        } else {
-            passes.await;
-            LAST_EVENTS
+        let mut passes = std::pin::pin!(passes);
+        let late = async {
+            stop.cancelled().await;
+            if !hand_over {
+                std::future::pending::<()>().await;
+            }
+            time::sleep(LAST_PASSES).await;
+        };
+        let finished = tokio::select! {
+            () = &mut passes => true,
+            () = late => false,
         };
         stop.cancel();
+        let patience = match (finished, hand_over) {
+            (true, false) => LAST_EVENTS,
+            (true, true) => LAST_EVENTS_OF_A_LEADER,
+            (false, _) => Duration::ZERO,
+        };
         if time::timeout(patience, last_events).await.is_err() {
             tracing::warn!("Gave up on Events that still wait to be written");
         }
         gate.shut();
-        if time::timeout(LAST_WRITES, gate.quiet()).await.is_err() {
+        let under_way = async {
+            // A pass takes note of what it still hears, and begins nothing.
+            if !finished {
+                passes.await;
+            }
+            gate.quiet().await;
+        };
+        if time::timeout(LAST_WRITES, under_way).await.is_err() {
             tracing::warn!("Gave up on writes that have no answer yet");
         }
     };
@@ -351,6 +362,12 @@ async fn stand_by(watches: &mut [RunnerPools]) -> Infallible {
     std::future::pending().await
 }
 
+/// Is ready when all RunnerPools have been read.
+async fn get_ready(known: Vec<CancellationToken>, readiness: Readiness) {
+    futures::future::join_all(known.iter().map(CancellationToken::cancelled)).await;
+    readiness.set(true);
+}
+
 /// Calls for a pass over each RunnerPool that was read before there were passes.
 async fn reconcile_known(
     stores: Vec<Store<Guarded>>,
@@ -366,23 +383,6 @@ async fn reconcile_known(
             });
         }
     }
-}
-
-/// Ends with the passes; after a stop it waits for them as long as a handover may take, and lets none begin a write then.
-async fn finish(passes: impl Future<Output = ()>, gate: &Gate, stop: &CancellationToken) {
-    let mut passes = std::pin::pin!(passes);
-    let late = async {
-        stop.cancelled().await;
-        time::sleep(LAST_PASSES).await;
-    };
-    tokio::select! {
-        () = &mut passes => return,
-        () = late => {}
-    }
-    gate.shut();
-    // What is under way goes on by itself; a pass that waits for it takes note of the answer.
-    let _ = time::timeout(LAST_WRITES, futures::future::join(passes, gate.quiet())).await;
-    tracing::warn!("Broke passes off to hand over");
 }
 
 /// Makes passes until `stop` is cancelled and the last one is over.
