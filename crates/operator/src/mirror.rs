@@ -2,7 +2,7 @@
 //! never plans on a cluster that lacks its own last writes.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -58,6 +58,8 @@ struct State<V> {
     emptied: HashMap<PoolKey, Timestamp>,
     /// When objects were seen to go, by name; until somebody says that it does not matter any more.
     gone: HashMap<PoolKey, HashMap<String, Timestamp>>,
+    /// Names of objects whose creation had no answer: they may be there.
+    doubted: HashMap<PoolKey, BTreeSet<String>>,
 }
 
 /// The last deleted objects, by uid.
@@ -103,6 +105,7 @@ impl<V> Default for Mirror<V> {
             tombstones: Tombstones::default(),
             emptied: HashMap::new(),
             gone: HashMap::new(),
+            doubted: HashMap::new(),
         }))
     }
 }
@@ -129,6 +132,27 @@ impl<V: Mirrored> Mirror<V> {
         self.state().emptied.get(pool).copied()
     }
 
+    /// Takes note that the creation of an object had no answer.
+    pub(crate) fn doubt(&self, pool: &PoolKey, name: &str) {
+        let mut state = self.state_mut();
+        let doubted = state.doubted.entry(pool.clone()).or_default();
+        doubted.insert(name.to_owned());
+    }
+
+    /// Names of objects whose creation had no answer.
+    pub(crate) fn doubted(&self, pool: &PoolKey) -> Vec<String> {
+        let state = self.state();
+        let doubted = state.doubted.get(pool);
+        doubted.into_iter().flatten().cloned().collect()
+    }
+
+    /// Takes note that the API server said what became of an object.
+    pub(crate) fn settle(&self, pool: &PoolKey, name: &str) {
+        if let Some(doubted) = self.state_mut().doubted.get_mut(pool) {
+            doubted.remove(name);
+        }
+    }
+
     /// Names of objects of a RunnerPool that were seen to go and that have no successor.
     pub(crate) fn gone_from(&self, pool: &PoolKey) -> Vec<String> {
         let state = self.state();
@@ -151,6 +175,7 @@ impl<V: Mirrored> Mirror<V> {
         let mut state = self.state_mut();
         state.emptied.remove(pool);
         state.gone.remove(pool);
+        state.doubted.remove(pool);
     }
 
     /// Adds the answer to a write of ours, unless the watch has told something later, or the object's end.

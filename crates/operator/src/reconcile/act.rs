@@ -108,7 +108,9 @@ pub(crate) async fn act<O: Outside>(
         observed,
         outside,
         refused: Mutex::default(),
+        doubtful: !known.pods.doubted(&identity.key).is_empty(),
     };
+    actor.settle_doubts().await;
     let (azure, kubernetes): (Vec<_>, Vec<_>) = plan
         .actions
         .iter()
@@ -148,6 +150,8 @@ struct Actor<'a, O> {
     outside: &'a O,
     /// Profiles of which the API server refused an agent in this pass: a quota or a policy would refuse the others too.
     refused: Mutex<BTreeSet<String>>,
+    /// The plan was made without knowing what became of an earlier creation, so that it may create too many.
+    doubtful: bool,
 }
 
 impl<O: Outside> Actor<'_, O> {
@@ -256,6 +260,9 @@ impl<O: Outside> Actor<'_, O> {
 
     async fn create(&self, name: &str, blueprint: Blueprint<'_>) -> End {
         let (index, profile) = (blueprint.index, blueprint.profile);
+        if self.doubtful {
+            return End::PutOff("an earlier creation had no answer");
+        }
         if self.refused().contains(profile) {
             return End::PutOff("the API server refused another agent of this profile");
         }
@@ -302,13 +309,27 @@ impl<O: Outside> Actor<'_, O> {
                 self.refused().insert(profile.to_owned());
                 if failure.is_refusal() {
                     self.take_back(&made).await;
-                } else if let Ok(Some(created)) = self.outside.get_pod(name).await {
-                    // Only the answer was lost. A plan that did not know of this Pod would make one too many.
-                    self.known.pods.wrote(&created);
+                } else {
+                    self.known.pods.doubt(&self.identity.key, name);
                 }
                 End::Failed(failure.refusal(Reason::PodRefused, &format!("the Pod {name}")))
             }
         }
+    }
+
+    /// Asks what became of Pods whose creation had no answer.
+    async fn settle_doubts(&self) {
+        let key = &self.identity.key;
+        stream::iter(self.known.pods.doubted(key))
+            .for_each_concurrent(KUBERNETES_CONCURRENCY, |name| async move {
+                if let Ok(found) = self.outside.get_pod(&name).await {
+                    if let Some(pod) = found {
+                        self.known.pods.wrote(&pod);
+                    }
+                    self.known.pods.settle(key, &name);
+                }
+            })
+            .await;
     }
 
     /// Deletes the claims that were just made for a Pod that was refused, or each try would leave some behind.
