@@ -12,6 +12,9 @@ pub struct TaskAgentPool {
     pub id: i64,
     /// Its name.
     pub name: String,
+    /// How many agents it has; 0 when the service left it out.
+    #[serde(default)]
+    pub size: u64,
 }
 
 /// A registered agent.

@@ -72,6 +72,8 @@ pub(crate) struct Reader {
 struct State {
     outcome: Outcome,
     pool_id: Option<i64>,
+    /// The pool had agents when it was found.
+    inhabited: bool,
     /// Since when every look has succeeded and seen no agent.
     empty_since: Option<Timestamp>,
     /// A write was refused for want of rights since the token was last read.
@@ -84,6 +86,7 @@ impl Reader {
         let state = State {
             outcome: Outcome::Pending,
             pool_id: None,
+            inhabited: false,
             empty_since: None,
             token_refused: false,
             intervals: BTreeMap::new(),
@@ -218,9 +221,11 @@ impl Reader {
         self.state().intervals.keys().cloned().collect()
     }
 
-    /// Takes note of the pool's id.
-    pub(crate) fn found(&self, pool_id: i64) {
-        self.state().pool_id = Some(pool_id);
+    /// Takes note of the pool's id, and whether it has agents.
+    pub(crate) fn found(&self, pool_id: i64, inhabited: bool) {
+        let mut state = self.state();
+        state.pool_id = Some(pool_id);
+        state.inhabited = inhabited;
     }
 
     async fn look(&self, interval: Duration) {
@@ -247,15 +252,13 @@ impl Reader {
         state.empty_since = empty.then(|| state.empty_since.unwrap_or(taken_at));
         let believed = |since: Timestamp| taken_at.duration_since(since) >= EMPTY_FOR;
         let doubtful = state.empty_since.is_some_and(|since| !believed(since));
+        // The first look has the size of the pool to be compared with.
+        let inhabited = last
+            .as_ref()
+            .map_or(state.inhabited, |last| !last.registrations.is_empty());
         state.outcome = match result {
             // A pool of ours holds a placeholder at the least, so an empty list is more likely wrong than true.
-            Ok(seen)
-                if seen.registrations.is_empty()
-                    && doubtful
-                    && last
-                        .as_ref()
-                        .is_some_and(|last| !last.registrations.is_empty()) =>
-            {
+            Ok(seen) if seen.registrations.is_empty() && doubtful && inhabited => {
                 let message =
                     "the list of agents came back empty; waiting whether it stays so".into();
                 Outcome::Failed(Failure {
@@ -294,8 +297,8 @@ impl Reader {
                 other => return other.map_err(|error| failure(&error)),
             }
         }
-        let pool_id = self.find_pool().await?;
-        self.found(pool_id);
+        let (pool_id, inhabited) = self.find_pool().await?;
+        self.found(pool_id, inhabited);
         self.read_pool(pool_id)
             .await
             .map_err(|error| failure(&error))
@@ -310,8 +313,8 @@ impl Reader {
         Ok(agent_pool(agents?, requests?))
     }
 
-    /// The pool by its name; by all names where the service has regard to case.
-    async fn find_pool(&self) -> Result<i64, (FailureKind, String)> {
+    /// The pool by its name, and whether it has agents; by all names where the service has regard to case.
+    async fn find_pool(&self) -> Result<(i64, bool), (FailureKind, String)> {
         let named = |name: &str| name.trim().to_lowercase() == self.pool_name.trim().to_lowercase();
         for name in [Some(self.pool_name.as_str()), None] {
             let pools = self
@@ -320,7 +323,7 @@ impl Reader {
                 .await
                 .map_err(|error| failure(&error))?;
             if let Some(pool) = pools.iter().find(|pool| named(&pool.name)) {
-                return Ok(pool.id);
+                return Ok((pool.id, pool.size > 0));
             }
         }
         let message = format!(

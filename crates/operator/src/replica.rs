@@ -299,15 +299,15 @@ impl Sight {
         self.0.subscribers()
     }
 
-    /// Takes over what a look that began at `taken_at` came to.
+    /// Takes over what a look that began at `taken_at` came to, at a pool of this id that has agents or not.
     pub fn looked(
         &self,
-        pool_id: i64,
+        (pool_id, inhabited): (i64, bool),
         taken_at: Timestamp,
         interval: Duration,
         result: Result<Arc<AgentPool>, &azure_devops::Error>,
     ) {
-        self.0.found(pool_id);
+        self.0.found(pool_id, inhabited);
         self.0
             .looked(taken_at, interval, result.map_err(reader::failure));
     }

@@ -366,7 +366,7 @@ impl Simulation {
             return;
         };
         let lists = agents.and_then(|agents| Ok((agents, requests?)));
-        let pool_id = self.handle(agent_pool).id();
+        let pool = self.found(agent_pool);
         let empty = self.takes_failed_for_empty();
         let joined = match &lists {
             Ok((agents, requests)) => Ok(self.agent_pools[agent_pool].join(agents, requests)),
@@ -390,7 +390,13 @@ impl Simulation {
             state.true_at = state.true_at.max(true_at);
         }
         let interval = Duration::from_millis(u64::try_from(state.interval).unwrap_or_default());
-        state.sight.looked(pool_id, taken_at, interval, joined);
+        if lists.is_err() && joined.is_ok() {
+            // A control that does not doubt either.
+            let long_ago = taken_at - jiff::SignedDuration::from_hours(1);
+            let empty = Ok(Arc::default());
+            state.sight.looked(pool, long_ago, interval, empty);
+        }
+        state.sight.looked(pool, taken_at, interval, joined);
         state.seen = lists.ok().filter(|_| plain);
         let next = (state.started + state.interval).max(now);
         state.next = next;
@@ -401,6 +407,13 @@ impl Simulation {
                 self.call_pass(operator, pool);
             }
         }
+    }
+
+    /// What finding an agent pool by its name tells: its id, and whether it has agents.
+    fn found(&self, agent_pool: usize) -> (i64, bool) {
+        let handle = self.handle(agent_pool);
+        let mut agents = self.world.agent_lines(handle);
+        (handle.id(), agents.next().is_some())
     }
 
     /// One of our own writes was noted in what the readers of an operator saw.
@@ -606,12 +619,10 @@ impl Simulation {
         let (interval, agent_pool) = (state.interval, state.agent_pool);
         state.started = began;
         state.true_at = state.true_at.max(began + agents);
-        let pool_id = self.handle(agent_pool).id();
+        let pool = self.found(agent_pool);
         let interval = Duration::from_millis(u64::try_from(interval).unwrap_or_default());
         if let Some(state) = self.sight(operator, number) {
-            state
-                .sight
-                .looked(pool_id, at(began), interval, Ok(content));
+            state.sight.looked(pool, at(began), interval, Ok(content));
         }
     }
 

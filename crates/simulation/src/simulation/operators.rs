@@ -136,9 +136,11 @@ impl Simulation {
         self.operators[operator] = None;
         self.effect_of("operator stops", "");
         self.tell_of(operator, || "ends; all that it remembered is lost".into());
-        // Each request that is on its way takes effect or is lost.
+        // Each request that is on its way takes effect or is lost; one that would wait for long is lost.
+        let now = self.now;
         for ask in self.asks.iter_mut().flatten() {
-            if ask.operator == operator && self.random.permille(500) {
+            let late = ask.arrives > now + SECOND;
+            if ask.operator == operator && (late || self.random.permille(500)) {
                 ask.fate = Fate::Dropped;
             }
         }

@@ -39,6 +39,8 @@ pub(crate) struct InFlight {
     /// When the list of agents that the plan knew was true.
     names_seen_at: Millis,
     replied: bool,
+    /// When it arrives.
+    pub(crate) arrives: Millis,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub(crate) enum Fate {
     Fails,
     /// It takes effect; the answer is lost.
     LosesAnswer,
-    /// It ended on its way, with the operator that sent it.
+    /// It never takes effect: whoever sent it ended, or gave up, while it was on its way.
     Dropped,
 }
 
@@ -98,6 +100,7 @@ impl Simulation {
             azure,
             names_seen_at: self.seen_until(operator, agent_pool),
             replied: false,
+            arrives: self.now + there,
         };
         let number = match self.free_asks.pop() {
             Some(number) => {
@@ -183,6 +186,10 @@ impl Simulation {
             return;
         };
         flight.replied = true;
+        if flight.request.is_some() {
+            // The connection is closed, and the other side drops what still waits for its turn.
+            flight.fate = Fate::Dropped;
+        }
         let (operator, pool, azure) = (flight.operator, flight.pool, flight.azure);
         let slot = flight.slot.clone();
         let answer = flight.answer.take().unwrap_or_else(|| {

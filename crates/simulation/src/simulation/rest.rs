@@ -15,6 +15,8 @@ use crate::{
 
 /// How often it is looked whether all is at rest.
 const LOOK: i64 = 30 * SECOND;
+/// How long it takes at the most to bring an agent up and down again.
+const FOR_AN_AGENT: i64 = 12 * MINUTE;
 
 impl Simulation {
     pub(crate) fn come_to_rest(&mut self) {
@@ -43,7 +45,7 @@ impl Simulation {
 
     /// Whether everything is at rest in time; if not, that is a failure.
     fn rests_within(&mut self, bound: i64) -> bool {
-        let end = self.now + bound;
+        let end = self.now + bound + self.work_left();
         loop {
             self.until(self.now + LOOK);
             self.cancel_what_nobody_offers();
@@ -60,6 +62,21 @@ impl Simulation {
                 return false;
             }
         }
+    }
+
+    /// How long the jobs that are left take one after the other, each with an agent of its own.
+    fn work_left(&self) -> i64 {
+        let duration = |handle, job| {
+            self.world
+                .job_plan(handle, job)
+                .map(|(duration, _)| duration)
+        };
+        let jobs = self.agent_pools.iter().flat_map(|state| {
+            let jobs = self.world.unfinished_jobs(state.handle);
+            jobs.filter_map(|job| duration(state.handle, job.id))
+        });
+        jobs.map(|duration| i64::try_from(duration.as_millis()).unwrap_or_default() + FOR_AN_AGENT)
+            .sum()
     }
 
     fn is_served(&self, agent_pool: usize) -> bool {

@@ -125,7 +125,12 @@ impl Simulation {
             .registration
             .and_then(|id| self.world.agent_line(handle, id))
             .and_then(|agent| agent.assigned);
-        if let Some(job) = machine.worker.or(assigned) {
+        // A job that the service has given up may still run, to no avail.
+        let runs = |job: &i64| {
+            let job = self.world.job_line(handle, *job);
+            job.is_some_and(|job| !job.outcome.is_finished())
+        };
+        if let Some(job) = machine.worker.or(assigned).filter(runs) {
             let detail = format!("Pod {} deleted while it has job {job}", name.1);
             self.book.fail(Breach::BusyDisturbed, self.now, detail);
         }
@@ -176,7 +181,11 @@ impl Simulation {
                         ),
                     ));
                 }
-                let busy = machine.is_running() && !lost && machine.worker.is_some();
+                let runs = |job: i64| {
+                    let job = self.world.job_line(handle, job);
+                    job.is_some_and(|job| !job.outcome.is_finished())
+                };
+                let busy = machine.is_running() && !lost && machine.worker.is_some_and(runs);
                 busy.then(|| {
                     (
                         Breach::BusyDisturbed,
