@@ -64,14 +64,16 @@ impl Cluster {
         }
     }
 
-    /// Writes a part of the pod's status; nothing if the pod is gone.
-    pub(crate) async fn report(&self, pod: &PodId, status: Value) {
+    /// Writes a part of the pod's status; nothing if the pod is gone. Whether the pod is to be deleted.
+    pub(crate) async fn report(&self, pod: &PodId, status: Value) -> bool {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
         // The uid makes it a conflict to hit a namesake. Conditions merge by their type, as a kubelet's patch has it.
         let patch = Patch::Strategic(json!({ "metadata": { "uid": pod.uid }, "status": status }));
         let parameters = PatchParams::default();
-        self.call(|| pods.patch_status(&pod.name, &parameters, &patch))
+        let written = self
+            .call(|| pods.patch_status(&pod.name, &parameters, &patch))
             .await;
+        written.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some())
     }
 
     /// Removes the pod object for good.

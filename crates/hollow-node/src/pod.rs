@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{FutureExt as _, future::BoxFuture};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use serde_json::Value;
 use tokio::{
     sync::{mpsc::UnboundedReceiver, watch},
     time::{self, Instant},
@@ -335,9 +336,7 @@ impl Life {
             others: KILLED,
             reason: Some("ContainerStatusUnknown"),
         };
-        self.node
-            .cluster
-            .report(&self.id, status::ended(&self.pod, self.started, ends))
+        self.report_last(status::ended(&self.pod, self.started, ends))
             .await;
     }
 
@@ -365,9 +364,7 @@ impl Life {
             others,
             reason: None,
         };
-        self.node
-            .cluster
-            .report(&self.id, status::ended(&self.pod, self.started, ends))
+        self.report_last(status::ended(&self.pod, self.started, ends))
             .await;
     }
 
@@ -377,18 +374,21 @@ impl Life {
             others: KILLED,
             reason: Some("OOMKilled"),
         };
-        self.node
-            .cluster
-            .report(&self.id, status::ended(&self.pod, self.started, ends))
+        self.report_last(status::ended(&self.pod, self.started, ends))
             .await;
     }
 
     async fn report_eviction(&self) {
         let message = "The node was low on resource: ephemeral-storage.";
-        self.node
-            .cluster
-            .report(&self.id, status::evicted(message))
-            .await;
+        self.report_last(status::evicted(message)).await;
+    }
+
+    /// Says that all containers have ended. A deletion that the node has not heard of yet is carried out here: a pod that has
+    /// ended is no longer watched.
+    async fn report_last(&self, status: Value) {
+        if self.node.cluster.report(&self.id, status).await {
+            self.remove().await;
+        }
     }
 
     async fn report_agent_end(&self, code: i32) {
