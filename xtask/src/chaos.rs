@@ -63,8 +63,8 @@ pub(crate) struct Args {
     /// that operator killing jobs.
     #[arg(long)]
     naive: bool,
-    /// Put this operator to the test instead of the release binary, which is built otherwise.
-    #[arg(long, value_name = "FILE", conflicts_with = "naive")]
+    /// Put this program to the test instead of the one that is built otherwise.
+    #[arg(long, value_name = "FILE")]
     operator: Option<PathBuf>,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
@@ -137,22 +137,25 @@ async fn unleash(args: &Args, interrupt: &mut Interrupt) -> Result<Option<ExitCo
     finish(&report, args, &folder, &replay).map(Some)
 }
 
-/// The operator that is put to the test.
+/// The operator that is put to the test: a copy, since another build may put another program in its place meanwhile, and
+/// replicas are started again and again.
 async fn program(args: &Args, folder: &Path) -> Result<PathBuf> {
-    if let Some(program) = &args.operator {
-        return program
-            .canonicalize()
-            .with_context(|| format!("cannot find {}", program.display()));
-    }
-    output::step("operator, release build", async {
-        if args.naive {
-            let program = operator::build_naive(folder).await?;
-            Ok((program, "the control, which must be caught".to_owned()))
-        } else {
-            Ok((operator::build().await?, String::new()))
-        }
-    })
-    .await
+    let built = if let Some(program) = &args.operator {
+        program.clone()
+    } else {
+        output::step("operator, release build", async {
+            if args.naive {
+                let remark = "the control, which must be caught".to_owned();
+                Ok((operator::build_naive().await?, remark))
+            } else {
+                Ok((operator::build().await?, String::new()))
+            }
+        })
+        .await?
+    };
+    let copy = folder.join("azdo-runner-operator");
+    fs::copy(&built, &copy).with_context(|| format!("cannot copy {}", built.display()))?;
+    Ok(copy)
 }
 
 /// What somebody needs who wants to know how it came to that.

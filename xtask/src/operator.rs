@@ -16,6 +16,9 @@ use tokio::{
 
 use crate::repository;
 
+/// Where cargo puts it, in a target folder.
+const BINARY: &str = "release/azdo-runner-operator";
+
 /// A stop takes a fraction of a second; a machine that is busy may take longer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -37,18 +40,18 @@ pub(crate) async fn build() -> Result<PathBuf> {
     release(&[]).await
 }
 
-/// Builds the operator that removes agents after one look, which tests have to catch, and puts it into a folder. It is not
-/// left where the release binary lies, so that nobody takes it for that.
-pub(crate) async fn build_naive(folder: &Path) -> Result<PathBuf> {
-    let built = release(&["--features", "naive-removal"]).await?;
-    let program = folder.join("azdo-runner-operator-naive");
-    fs::copy(&built, &program).with_context(|| format!("cannot write {}", program.display()))?;
-    fs::remove_file(&built).with_context(|| format!("cannot remove {}", built.display()))?;
-    Ok(program)
+/// Builds the operator that removes agents after one look, which tests have to catch. It lies in a folder of its own, so
+/// that nobody takes it for the release binary.
+pub(crate) async fn build_naive() -> Result<PathBuf> {
+    let target = repository::target()?.join("naive");
+    let folder = target.to_string_lossy();
+    let more = ["--features", "naive-removal", "--target-dir", &folder];
+    release(&more).await?;
+    Ok(target.join(BINARY))
 }
 
-async fn release(features: &[&str]) -> Result<PathBuf> {
-    let arguments = [&["build", "--release", "--package", "operator"], features].concat();
+async fn release(more: &[&str]) -> Result<PathBuf> {
+    let arguments = [&["build", "--release", "--package", "operator"], more].concat();
     let mut command = Command::from(repository::cargo(&arguments));
     let status = command
         .kill_on_drop(true)
@@ -56,7 +59,7 @@ async fn release(features: &[&str]) -> Result<PathBuf> {
         .await
         .context("cannot run cargo")?;
     ensure!(status.success(), "the operator cannot be built");
-    Ok(repository::target()?.join("release/azdo-runner-operator"))
+    Ok(repository::target()?.join(BINARY))
 }
 
 /// The `CustomResourceDefinition` that it prints.

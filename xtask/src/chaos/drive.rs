@@ -83,7 +83,7 @@ impl Chaos {
         }
         complaints.extend(std::mem::take(&mut world.replicas.complaints));
         complaints.extend(world.replicas.panics()?);
-        self.progress_is_over();
+        progress_is_over();
         self.report(world, leftovers, complaints).await
     }
 
@@ -93,7 +93,7 @@ impl Chaos {
         while self.started.elapsed() < self.duration {
             let elapsed = self.started.elapsed();
             while let Some(event) = self.events.pop_front_if(|event| event.at <= elapsed) {
-                self.tell(event);
+                tell(event);
                 self.strikes.begin(event);
             }
             while let Some(batch) = self.batches.pop_front_if(|batch| batch.at <= elapsed) {
@@ -106,7 +106,7 @@ impl Chaos {
 
     /// What was broken is mended. Whether all of it could be.
     async fn calm(&mut self, world: &mut World) -> Result<bool> {
-        self.tell_text("Calm");
+        tell_text("Calm");
         let deadline = Instant::now() + PATIENCE;
         while !self.strikes.are_over() && Instant::now() < deadline {
             self.step(world).await?;
@@ -124,7 +124,7 @@ impl Chaos {
     async fn all_jobs_end(&mut self, world: &mut World) -> Result<bool> {
         let (mut open, mut last_change) = (usize::MAX, Instant::now());
         loop {
-            let now_open = self.open_jobs(world)?;
+            let now_open = open_jobs(world)?;
             if now_open == 0 {
                 return Ok(true);
             }
@@ -162,7 +162,7 @@ impl Chaos {
 
     /// Deletes the RunnerPools and waits until nothing is left over, but not for ever.
     async fn end(&mut self, world: &mut World) -> Result<Leftovers> {
-        self.tell_text("End");
+        tell_text("End");
         leftovers::delete_runner_pools(world).await?;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -237,15 +237,6 @@ impl Chaos {
         Ok(())
     }
 
-    fn open_jobs(&self, world: &World) -> Result<usize> {
-        let mut open = 0;
-        for agent_pool in world.agent_pools() {
-            let jobs = world.jobs(agent_pool)?;
-            open += jobs.iter().filter(|job| !job.outcome.is_finished()).count();
-        }
-        Ok(open)
-    }
-
     async fn report(
         &self,
         world: &World,
@@ -297,30 +288,6 @@ impl Chaos {
         Ok(report)
     }
 
-    fn tell(&self, event: Event) {
-        let lasts = if event.lasts.is_zero() {
-            String::new()
-        } else {
-            format!(", for {}", output::duration(event.lasts))
-        };
-        self.tell_text(&format!(
-            "{:>6}  {}{lasts}",
-            output::clock(event.at),
-            event.kind
-        ));
-    }
-
-    fn tell_text(&self, text: &str) {
-        self.progress_is_over();
-        output::line(text);
-    }
-
-    fn progress_is_over(&self) {
-        if io::stdout().is_terminal() {
-            output::write("\r\x1b[K");
-        }
-    }
-
     /// A line that tells how things stand.
     fn show(&mut self, world: &World) -> Result<()> {
         let elapsed = self.started.elapsed();
@@ -358,6 +325,42 @@ impl Chaos {
         }
         Ok(())
     }
+}
+
+/// Says what goes wrong now.
+fn tell(event: Event) {
+    let lasts = if event.lasts.is_zero() {
+        String::new()
+    } else {
+        format!(", for {}", output::duration(event.lasts))
+    };
+    tell_text(&format!(
+        "{:>6}  {}{lasts}",
+        output::clock(event.at),
+        event.kind
+    ));
+}
+
+/// Writes a line in place of the one that tells how things stand.
+fn tell_text(text: &str) {
+    progress_is_over();
+    output::line(text);
+}
+
+fn progress_is_over() {
+    if io::stdout().is_terminal() {
+        output::write("\r\x1b[K");
+    }
+}
+
+/// How many jobs have not ended.
+fn open_jobs(world: &World) -> Result<usize> {
+    let mut open = 0;
+    for agent_pool in world.agent_pools() {
+        let jobs = world.jobs(agent_pool)?;
+        open += jobs.iter().filter(|job| !job.outcome.is_finished()).count();
+    }
+    Ok(open)
 }
 
 /// Whether an agent is registered that could run such a job, as Azure DevOps asks when it takes the job.

@@ -16,6 +16,10 @@ pub(crate) const KEPT_CLAIM: &str = "kept";
 
 /// A RunnerPool of the chaos.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "agent pool is the term of Azure Pipelines, and not the RunnerPool"
+)]
 pub(crate) struct Pool {
     pub(crate) namespace: &'static str,
     pub(crate) name: &'static str,
@@ -25,8 +29,8 @@ pub(crate) struct Pool {
     spec: Value,
 }
 
-/// Two of a name in two namespaces, two in one agent pool, and between them: one job per agent, warm agents, agents that
-/// stay, claims of both kinds, images by demand.
+/// Two of a name in two namespaces with one agent pool, two more that share one, and between them: one job per agent, warm
+/// agents, agents that stay, claims of both kinds, images by demand.
 pub(crate) fn all() -> Vec<Pool> {
     let pool = |namespace, name, agent_pool, demands, spec| Pool {
         namespace,
@@ -40,7 +44,7 @@ pub(crate) fn all() -> Vec<Pool> {
         pool(
             "blue",
             "once",
-            "other",
+            "plain",
             &[],
             json!({ "maxAgents": 3, "minAgents": 1 }),
         ),

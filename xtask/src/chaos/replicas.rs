@@ -27,7 +27,7 @@ const LOST_LEASE: i32 = 75;
 /// All replicas.
 pub(crate) struct Replicas {
     program: PathBuf,
-    replicas: Vec<Replica>,
+    all: Vec<Replica>,
     /// How processes ended that nobody had asked to: how often, by what is shown of it.
     pub(crate) ends: BTreeMap<String, usize>,
     /// What no replica may do.
@@ -42,7 +42,7 @@ struct Replica {
 }
 
 enum State {
-    Running(Operator),
+    Running(Box<Operator>),
     /// Was asked to end, and will be started again.
     Stopping(JoinHandle<Result<ExitStatus>>),
     /// To be started at that time.
@@ -70,30 +70,30 @@ impl Replicas {
                 state: State::Down(Instant::now()),
             });
         }
-        let mut all = Self {
+        let mut started = Self {
             program: program.to_owned(),
-            replicas,
+            all: replicas,
             ends: BTreeMap::new(),
             complaints: Vec::new(),
         };
-        all.tend().await?;
-        Ok(all)
+        started.tend().await?;
+        Ok(started)
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.replicas.len()
+        self.all.len()
     }
 
     /// The replica that holds the lease, if the holder is one of them.
     pub(crate) fn named(&self, holder: &str) -> Option<usize> {
-        self.replicas
+        self.all
             .iter()
             .position(|replica| holder.starts_with(&replica.name))
     }
 
     /// How many run, frozen ones included.
     pub(crate) fn running(&self) -> usize {
-        self.replicas
+        self.all
             .iter()
             .filter(|replica| matches!(replica.state, State::Running(_)))
             .count()
@@ -101,7 +101,7 @@ impl Replicas {
 
     /// Looks after the processes: starts what is to be started, notes what ended. To be called all the time.
     pub(crate) async fn tend(&mut self) -> Result<()> {
-        for replica in &mut self.replicas {
+        for replica in &mut self.all {
             match &mut replica.state {
                 State::Running(operator) => {
                     let Some(status) = operator.ended()? else {
@@ -127,12 +127,12 @@ impl Replicas {
                 State::Stopping(_) | State::Down(_) => {}
             }
             if matches!(replica.state, State::Down(time) if time <= Instant::now()) {
-                replica.state = State::Running(Operator::start(
+                replica.state = State::Running(Box::new(Operator::start(
                     &self.program,
                     replica.proxy.kubeconfig(),
                     replica.log.clone(),
                     &[("POD_NAME", &replica.name)],
-                )?);
+                )?));
             }
         }
         Ok(())
@@ -152,7 +152,7 @@ impl Replicas {
         let Some(mut operator) = self.take(index, State::Down(Instant::now())) else {
             return false;
         };
-        if let Some(replica) = self.replicas.get_mut(index) {
+        if let Some(replica) = self.all.get_mut(index) {
             replica.state = State::Stopping(tokio::spawn(async move { operator.end().await }));
         }
         true
@@ -176,7 +176,7 @@ impl Replicas {
 
     /// Changes the weather on the way of one replica, or of all.
     pub(crate) fn weather(&self, index: Option<usize>, change: impl Fn(&mut Weather)) {
-        for (number, replica) in self.replicas.iter().enumerate() {
+        for (number, replica) in self.all.iter().enumerate() {
             if index.is_none_or(|index| index == number) {
                 replica.proxy.change(&change);
             }
@@ -185,7 +185,7 @@ impl Replicas {
 
     /// Cuts all connections to the API server.
     pub(crate) fn cut_connections(&self) {
-        for replica in &self.replicas {
+        for replica in &self.all {
             replica.proxy.cut();
         }
     }
@@ -194,7 +194,7 @@ impl Replicas {
     pub(crate) async fn stop(self) -> Result<()> {
         self.weather(None, |weather| *weather = Weather::default());
         let mut result = Ok(());
-        for replica in self.replicas {
+        for replica in self.all {
             let stopped = match replica.state {
                 State::Running(mut operator) => operator.end().await,
                 State::Stopping(stop) => stop.await?,
@@ -210,7 +210,7 @@ impl Replicas {
     /// Panics in the logs: a program that goes on after one is not fine.
     pub(crate) fn panics(&self) -> Result<Vec<String>> {
         let mut panics = Vec::new();
-        for replica in &self.replicas {
+        for replica in &self.all {
             let log = fs::read_to_string(&replica.log)
                 .with_context(|| format!("cannot read {}", replica.log.display()))?;
             let found = log.lines().filter(|line| line.contains("panicked at"));
@@ -220,20 +220,20 @@ impl Replicas {
     }
 
     fn operator(&self, index: usize) -> Option<&Operator> {
-        match &self.replicas.get(index)?.state {
-            State::Running(operator) => Some(operator),
+        match &self.all.get(index)?.state {
+            State::Running(operator) => Some(operator.as_ref()),
             State::Stopping(_) | State::Down(_) => None,
         }
     }
 
     /// Takes the process of a replica that runs and leaves another state in its place.
     fn take(&mut self, index: usize, state: State) -> Option<Operator> {
-        let replica = self.replicas.get_mut(index)?;
+        let replica = self.all.get_mut(index)?;
         if !matches!(replica.state, State::Running(_)) {
             return None;
         }
         match std::mem::replace(&mut replica.state, state) {
-            State::Running(operator) => Some(operator),
+            State::Running(operator) => Some(*operator),
             State::Stopping(_) | State::Down(_) => None,
         }
     }

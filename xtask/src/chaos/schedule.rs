@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_seed_is_a_schedule_and_a_long_one_has_every_kind() {
-        let minutes = |seed, minutes| events(Random::new(seed), Duration::from_mins(minutes));
+        let minutes =
+            |seed, minutes: u64| events(Random::new(seed), Duration::from_secs(60 * minutes));
         assert_eq!(minutes(1, 3), minutes(1, 3));
         assert_ne!(minutes(1, 3), minutes(2, 3));
         for seed in 0..100 {

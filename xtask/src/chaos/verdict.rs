@@ -89,24 +89,18 @@ impl Evidence<'_> {
         let (Some(assigned), Some(finished)) = (job.assigned, job.finished) else {
             return (End::Unexplained, "it never had an agent".to_owned());
         };
-        let Some(pod) = self.pod(agent_pool, job, assigned) else {
-            return (End::Unexplained, "its agent had no Pod".to_owned());
-        };
+        let pods = self.pods(agent_pool, job, assigned);
         let hit = self
             .hits
             .iter()
-            .filter(|hit| hit.pod == pod.uid && hit.time <= finished)
+            .filter(|hit| pods.iter().any(|pod| hit.pod == pod.uid) && hit.time <= finished)
             .filter(|hit| is_fatal(hit.kind) || hit.time - LAST_MOMENT <= assigned)
             .min_by_key(|hit| hit.time);
         let deletion = self
             .audit
             .iter()
-            .filter(|event| is_deletion_of(event, pod))
-            .filter(|event| {
-                event.user == User::Operator.name()
-                    && event.time >= pod.created_at
-                    && event.time <= finished
-            })
+            .filter(|event| event.user == User::Operator.name() && event.time <= finished)
+            .filter(|event| pods.iter().any(|pod| is_deletion_of(event, pod)))
             .min_by_key(|event| event.time);
         match (hit, deletion) {
             (Some(hit), Some(deletion)) if deletion.time < hit.time => {
@@ -117,32 +111,25 @@ impl Evidence<'_> {
                 format!("{} at {}", hit.kind, time(Some(hit.time))),
             ),
             (None, Some(deletion)) => (End::Killed, told(deletion)),
-            (None, None) => (
-                End::Unexplained,
-                format!(
-                    "Pod {}/{} ended {}, gone {}",
-                    pod.namespace,
-                    pod.name,
-                    time(pod.ended),
-                    time(pod.gone)
-                ),
-            ),
+            (None, None) => (End::Unexplained, shown(&pods)),
         }
     }
 
-    /// The Pod of the agent that had the job. Names are used again: it is the last one before.
-    fn pod(&self, agent_pool: &str, job: &JobView, assigned: Timestamp) -> Option<&PodLife> {
-        let agent = job.agent.as_deref()?;
-        let runner_pools = self.runner_pools.get(agent_pool)?;
-        let of_this_pool = |pod: &&PodLife| {
-            pod.name == agent
-                && pod.created_at <= assigned
-                && runner_pools.contains(&(pod.namespace.as_str(), pod.runner_pool.as_str()))
+    /// The Pod of the agent that had the job. Names are used again: it is the last one before. Where RunnerPools of one name
+    /// in two namespaces share the agent pool, there may be one in each.
+    fn pods(&self, agent_pool: &str, job: &JobView, assigned: Timestamp) -> Vec<&PodLife> {
+        let runner_pools = self.runner_pools.get(agent_pool).into_iter().flatten();
+        let last = |(namespace, runner_pool): &(&str, &str)| {
+            let of_this_name = self.pods.iter().filter(|pod| {
+                Some(&pod.name) == job.agent.as_ref()
+                    && pod.namespace == *namespace
+                    && pod.runner_pool == *runner_pool
+                    && pod.created_at <= assigned
+            });
+            let last = of_this_name.max_by_key(|pod| pod.created_at);
+            last.filter(|pod| pod.gone.is_none_or(|gone| gone >= assigned))
         };
-        self.pods
-            .iter()
-            .filter(of_this_pool)
-            .max_by_key(|pod| pod.created_at)
+        runner_pools.filter_map(last).collect()
     }
 }
 
@@ -157,6 +144,24 @@ fn is_deletion_of(event: &AuditEvent, pod: &PodLife) -> bool {
         && event.name == pod.name
         && (200..300).contains(&event.code)
         && (event.verb == "delete" || event.subresource == "eviction")
+        && event.time >= pod.created_at
+}
+
+fn shown(pods: &[&PodLife]) -> String {
+    let shown = pods.iter().map(|pod| {
+        format!(
+            "Pod {}/{} ended {}, gone {}",
+            pod.namespace,
+            pod.name,
+            time(pod.ended),
+            time(pod.gone)
+        )
+    });
+    if pods.is_empty() {
+        "its agent had no Pod".to_owned()
+    } else {
+        shown.collect::<Vec<_>>().join("; ")
+    }
 }
 
 fn told(deletion: &AuditEvent) -> String {
