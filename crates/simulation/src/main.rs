@@ -164,7 +164,7 @@ impl Batch {
     /// A line that shows how far it is: in place on a terminal, else now and then.
     fn progress(&self, of: u64, elapsed: Duration) {
         let terminal = std::io::stderr().is_terminal();
-        if of < 50 || !terminal && self.seeds % 1000 != 0 {
+        if of < 50 || !terminal && !self.seeds.is_multiple_of(1000) {
             return;
         }
         let (start, end) = if terminal { ("\r", "") } else { ("", "\n") };
@@ -182,6 +182,10 @@ impl Batch {
         }
     }
 
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a rate that is rounded to whole numbers"
+    )]
     fn print(&self, options: Options) {
         for run in self.failing.iter().take(MOST_PRINTED) {
             let first = &run.failures[0];

@@ -55,6 +55,11 @@ impl Random {
     }
 
     /// A waiting time in milliseconds, with this mean: memoryless, cut at ten times the mean.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "a chance needs no more digits than an f64 has"
+    )]
     pub(crate) fn wait(&mut self, mean: i64) -> i64 {
         // 2^-32 at the least, so that the logarithm is finite.
         let share = (self.next() >> 32) as f64 + 1.0;

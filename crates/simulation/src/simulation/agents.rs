@@ -48,6 +48,7 @@ pub(crate) struct Node {
 
 /// A Pod's place on a node, and what runs there.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Machine {
     pub(crate) name: Name,
     pub(crate) uid: String,

@@ -178,10 +178,12 @@ impl Simulation {
         process.deaf = false;
         process.told_at = now;
         let time = at(now + process.skew);
-        let pods = pods.iter().filter(|pod| is_watched(&pod.metadata.labels));
+        let pods = pods
+            .iter()
+            .filter(|pod| is_watched(pod.metadata.labels.as_ref()));
         process.replica.pods_listed(pods.map(|pod| &**pod), time);
         let claims = claims.iter();
-        let claims = claims.filter(|claim| is_watched(&claim.metadata.labels));
+        let claims = claims.filter(|claim| is_watched(claim.metadata.labels.as_ref()));
         process
             .replica
             .claims_listed(claims.map(|claim| &**claim), time);
@@ -232,17 +234,17 @@ impl Simulation {
         };
         let time = at(now + process.skew);
         let key = match change {
-            Change::Pod(pod) if is_watched(&pod.metadata.labels) => {
+            Change::Pod(pod) if is_watched(pod.metadata.labels.as_ref()) => {
                 process.replica.pod_applied(pod)
             }
-            Change::PodGone(pod) if is_watched(&pod.metadata.labels) => {
+            Change::PodGone(pod) if is_watched(pod.metadata.labels.as_ref()) => {
                 process.replica.pod_deleted(pod, time)
             }
-            Change::Claim(claim) if is_watched(&claim.metadata.labels) => {
+            Change::Claim(claim) if is_watched(claim.metadata.labels.as_ref()) => {
                 process.replica.claim_applied(claim);
                 None
             }
-            Change::ClaimGone(claim) if is_watched(&claim.metadata.labels) => {
+            Change::ClaimGone(claim) if is_watched(claim.metadata.labels.as_ref()) => {
                 process.replica.claim_deleted(claim, time);
                 None
             }
@@ -331,14 +333,14 @@ impl Simulation {
                     checked,
                 };
                 replica
-                    .pass(&object, token.as_deref(), time, planner, &*wire)
+                    .pass(&object, Some(token.as_str()), time, planner, &*wire)
                     .await
             }
         };
         desk.running = Some(Running {
             pass: Box::pin(pass),
             wire,
-            token,
+            token: Some(token),
             object,
         });
         self.book.counts.passes += 1;
@@ -445,9 +447,8 @@ impl Simulation {
 }
 
 /// Whether the operator's watches, which select by label, show an object.
-fn is_watched(labels: &Option<BTreeMap<String, String>>) -> bool {
-    let mut labels = labels.iter();
-    labels.any(|labels| labels.contains_key(api::names::LABEL_RUNNER_POOL))
+fn is_watched(labels: Option<&BTreeMap<String, String>>) -> bool {
+    labels.is_some_and(|labels| labels.contains_key(api::names::LABEL_RUNNER_POOL))
 }
 
 /// Whether only a change, or the time that the plan itself names, can make the next pass do something: the same look

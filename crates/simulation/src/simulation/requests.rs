@@ -102,15 +102,12 @@ impl Simulation {
             replied: false,
             arrives: self.now + there,
         };
-        let number = match self.free_asks.pop() {
-            Some(number) => {
-                self.asks[number] = Some(flight);
-                number
-            }
-            None => {
-                self.asks.push(Some(flight));
-                self.asks.len() - 1
-            }
+        let number = if let Some(number) = self.free_asks.pop() {
+            self.asks[number] = Some(flight);
+            number
+        } else {
+            self.asks.push(Some(flight));
+            self.asks.len() - 1
         };
         self.after(there, Event::Effect(number));
         self.after(reply, Event::Reply(number));
@@ -171,7 +168,7 @@ impl Simulation {
             format!("{name}: {result}{how}")
         });
         let answer = match fate {
-            Fate::LosesAnswer => lost(answer),
+            Fate::LosesAnswer => lost(&answer),
             Fate::Fails | Fate::Dropped | Fate::Served => answer,
         };
         if let Some(flight) = self.asks[number].as_mut() {
@@ -464,7 +461,7 @@ fn no_answer(request: &Request, why: &str) -> Answer {
 }
 
 /// An answer that gets lost.
-fn lost(answer: Answer) -> Answer {
+fn lost(answer: &Answer) -> Answer {
     let why = || Failure::Other("the connection broke".into());
     match answer {
         Answer::Pod(_) => Answer::Pod(Err(why())),

@@ -31,9 +31,9 @@ impl Simulation {
                 continue;
             }
             for demand in self.offered(agent_pool) {
-                self.queue_job(agent_pool, vec![demand], MINUTE, false);
+                self.queue_job(agent_pool, &[demand], MINUTE, false);
             }
-            self.queue_job(agent_pool, Vec::new(), MINUTE, false);
+            self.queue_job(agent_pool, &[], MINUTE, false);
         }
         self.settle();
         let refused = self.book.counts.jobs_refused;

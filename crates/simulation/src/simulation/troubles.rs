@@ -62,8 +62,8 @@ impl Troubles {
     }
 
     /// What the Secret holds.
-    pub(crate) fn secret(&self) -> Option<String> {
-        Some(format!("token{}", self.token))
+    pub(crate) fn secret(&self) -> String {
+        format!("token{}", self.token)
     }
 
     /// Whether the service takes a token.
@@ -73,7 +73,7 @@ impl Troubles {
     }
 
     pub(crate) fn secret_works(&self) -> bool {
-        self.works(self.secret().as_deref())
+        self.works(Some(&self.secret()))
     }
 }
 

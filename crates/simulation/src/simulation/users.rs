@@ -38,7 +38,7 @@ impl Simulation {
             let demands = demands(&mut self.random, &offered);
             let duration = self.random.wait(self.scenario.job_duration);
             let fails = self.random.permille(80);
-            self.queue_job(agent_pool, demands, duration, fails);
+            self.queue_job(agent_pool, &demands, duration, fails);
         }
     }
 
@@ -57,12 +57,12 @@ impl Simulation {
     pub(crate) fn queue_job(
         &mut self,
         agent_pool: usize,
-        demands: Vec<String>,
+        demands: &[String],
         duration: Millis,
         fails: bool,
     ) {
         let spec = JobSpec {
-            demands: demands.clone(),
+            demands: demands.to_vec(),
             duration: std::time::Duration::from_millis(u64::try_from(duration).unwrap_or_default()),
             result: if fails {
                 JobResult::Failed
