@@ -9,6 +9,7 @@ use crate::{
     Action, Agent, AgentState, CLAIM_GRACE, Intake, JobRequest, KnownLook, Look, Plan, Pod,
     Registration, Snapshot, Why,
     agents::is_ours,
+    later,
     retry::{Failure, Failures, Patience, patience},
     scale::{QueuedJob, whole_second},
     surplus::surplus,
@@ -270,7 +271,7 @@ fn claims(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>, now: Timestamp, pl
         if has_pod || claim.stopping {
             continue;
         }
-        let due = claim.created_at + CLAIM_GRACE;
+        let due = later(claim.created_at, CLAIM_GRACE);
         if now < due {
             plan.again_at(due);
         } else {

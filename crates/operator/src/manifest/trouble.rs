@@ -47,7 +47,7 @@ impl Trouble {
 
     /// Whether the Pod should have been gone for a while.
     pub(crate) fn is_overdue(&self, now: Timestamp) -> bool {
-        self.due.is_some_and(|due| due + DELETION_PATIENCE < now)
+        self.due.is_some_and(|due| due < now - DELETION_PATIENCE)
     }
 }
 
