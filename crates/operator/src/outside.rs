@@ -1,4 +1,4 @@
-//! What carrying out a plan asks of the outside, one method a request: [`Outside`]. [`Services`] sends them to the API
+//! What carrying out a plan asks of the outside, one method a request: [`Outside`]. The program sends them to the API
 //! server and to Azure DevOps; tests with a virtual clock answer them from models of both.
 //!
 //! Nothing is decided here, and nothing is repeated.

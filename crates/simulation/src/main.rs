@@ -182,10 +182,6 @@ impl Batch {
         }
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a rate that is rounded to whole numbers"
-    )]
     fn print(&self, options: Options) {
         for run in self.failing.iter().take(MOST_PRINTED) {
             let first = &run.failures[0];
@@ -203,7 +199,9 @@ impl Batch {
             );
         }
         let counts = &self.counts;
-        let seconds = self.took.as_secs_f64().max(0.001);
+        let millis = u64::try_from(self.took.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         println!(
             "{} seeds x {} h: {} failing, {} killed, {} left over",
             self.seeds,
@@ -236,10 +234,11 @@ impl Batch {
             .collect();
         println!("troubles: {}", troubles.join(", "));
         println!(
-            "{} pool-hours in {seconds:.1} s on {} threads: {:.0} pool-hours a second; digest {:016x}",
+            "{} pool-hours in {:.1} s on {} threads: {} pool-hours a second; digest {:016x}",
             self.pool_hours,
+            self.took.as_secs_f64(),
             self.threads,
-            self.pool_hours as f64 / seconds,
+            self.pool_hours * 1000 / millis,
             self.digest
         );
     }

@@ -54,16 +54,18 @@ impl Random {
         usize::try_from(self.below(u64::try_from(len).unwrap_or(1))).unwrap_or_default()
     }
 
-    /// A waiting time in milliseconds, with this mean: memoryless, cut at ten times the mean.
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        reason = "a chance needs no more digits than an f64 has"
-    )]
+    /// A waiting time in milliseconds, with about this mean: memoryless, cut at ten times the mean. In whole numbers, as
+    /// logarithms differ in their last digits from machine to machine.
     pub(crate) fn wait(&mut self, mean: i64) -> i64 {
-        // 2^-32 at the least, so that the logarithm is finite.
-        let share = (self.next() >> 32) as f64 + 1.0;
-        let wait = -(share / 4_294_967_296.0).ln() * mean as f64;
-        (wait as i64).clamp(1, mean.saturating_mul(10))
+        const ONE: i128 = 1 << 31;
+        // Of a share between 0 and 1: minus its binary logarithm, in parts of ONE, straight between powers of two.
+        let share = u32::try_from(self.next() >> 32).unwrap_or(1).max(1);
+        let zeros = share.leading_zeros();
+        let logarithm = (i128::from(zeros) + 2) * ONE - i128::from(share << zeros);
+        // The natural logarithm of 2 is 0.693.
+        let wait = i128::from(mean) * 693 * logarithm / (1000 * ONE);
+        i64::try_from(wait)
+            .unwrap_or(i64::MAX)
+            .clamp(1, mean.saturating_mul(10))
     }
 }

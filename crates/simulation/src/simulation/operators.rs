@@ -2,7 +2,6 @@
 //! here is what kube's controller does around it.
 
 use std::{
-    collections::BTreeMap,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -10,6 +9,7 @@ use std::{
 };
 
 use api::RunnerPool;
+use kube::api::ObjectMeta;
 use operator::replica::{Made, Passed, Planner, PoolKey, Replica, wait_after};
 use planner::{AgentState, Look, Why};
 
@@ -178,12 +178,10 @@ impl Simulation {
         process.deaf = false;
         process.told_at = now;
         let time = at(now + process.skew);
-        let pods = pods
-            .iter()
-            .filter(|pod| is_watched(pod.metadata.labels.as_ref()));
+        let pods = pods.iter().filter(|pod| is_watched(&pod.metadata));
         process.replica.pods_listed(pods.map(|pod| &**pod), time);
         let claims = claims.iter();
-        let claims = claims.filter(|claim| is_watched(claim.metadata.labels.as_ref()));
+        let claims = claims.filter(|claim| is_watched(&claim.metadata));
         process
             .replica
             .claims_listed(claims.map(|claim| &**claim), time);
@@ -234,17 +232,15 @@ impl Simulation {
         };
         let time = at(now + process.skew);
         let key = match change {
-            Change::Pod(pod) if is_watched(pod.metadata.labels.as_ref()) => {
-                process.replica.pod_applied(pod)
-            }
-            Change::PodGone(pod) if is_watched(pod.metadata.labels.as_ref()) => {
+            Change::Pod(pod) if is_watched(&pod.metadata) => process.replica.pod_applied(pod),
+            Change::PodGone(pod) if is_watched(&pod.metadata) => {
                 process.replica.pod_deleted(pod, time)
             }
-            Change::Claim(claim) if is_watched(claim.metadata.labels.as_ref()) => {
+            Change::Claim(claim) if is_watched(&claim.metadata) => {
                 process.replica.claim_applied(claim);
                 None
             }
-            Change::ClaimGone(claim) if is_watched(claim.metadata.labels.as_ref()) => {
+            Change::ClaimGone(claim) if is_watched(&claim.metadata) => {
                 process.replica.claim_deleted(claim, time);
                 None
             }
@@ -307,7 +303,7 @@ impl Simulation {
     fn begin_pass(&mut self, operator: usize, pool: usize) {
         self.wake_all(operator);
         let now = self.now;
-        let token = self.troubles.secret();
+        let token = Some(self.troubles.secret());
         let checked = self.options.control.is_none();
         let Some(process) = self.process(operator) else {
             return;
@@ -333,14 +329,14 @@ impl Simulation {
                     checked,
                 };
                 replica
-                    .pass(&object, Some(token.as_str()), time, planner, &*wire)
+                    .pass(&object, token.as_deref(), time, planner, &*wire)
                     .await
             }
         };
         desk.running = Some(Running {
             pass: Box::pin(pass),
             wire,
-            token: Some(token),
+            token,
             object,
         });
         self.book.counts.passes += 1;
@@ -447,8 +443,9 @@ impl Simulation {
 }
 
 /// Whether the operator's watches, which select by label, show an object.
-fn is_watched(labels: Option<&BTreeMap<String, String>>) -> bool {
-    labels.is_some_and(|labels| labels.contains_key(api::names::LABEL_RUNNER_POOL))
+fn is_watched(meta: &ObjectMeta) -> bool {
+    let mut labels = meta.labels.iter();
+    labels.any(|labels| labels.contains_key(api::names::LABEL_RUNNER_POOL))
 }
 
 /// Whether only a change, or the time that the plan itself names, can make the next pass do something: the same look

@@ -239,11 +239,11 @@ impl Simulation {
                     self.place(pod, pool, names_seen_at);
                     self.judge_creation(operator, object, pod);
                 }
-                Answer::Pod(created.map(|pod| Some(owned(&pod))))
+                Answer::Pod(created.map(|pod| Some(Box::new(owned(&pod)))))
             }
             Request::GetPod(name) => {
                 let found = self.cluster.pods.get(&(namespace, name));
-                Answer::Pod(Ok(found.map(owned)))
+                Answer::Pod(Ok(found.map(|found| Box::new(owned(found)))))
             }
             Request::DeletePod(name, preconditions) => {
                 let name = (namespace, name);
@@ -256,7 +256,7 @@ impl Simulation {
             }
             Request::PatchPod(name, patch) => {
                 let patched = self.cluster.patch_pod(&(namespace, name), &patch);
-                Answer::Pod(patched.map(|pod| Some(owned(&pod))))
+                Answer::Pod(patched.map(|pod| Some(Box::new(owned(&pod)))))
             }
             Request::PatchPodStatus(name, patch) => {
                 let name = (namespace, name);
@@ -265,18 +265,18 @@ impl Simulation {
                     let uid = pod.uid().unwrap_or_default();
                     self.judge_giving_up(object, &name, &uid);
                 }
-                Answer::Pod(given_up.map(|pod| Some(owned(&pod))))
+                Answer::Pod(given_up.map(|pod| Some(Box::new(owned(&pod)))))
             }
             Request::CreateClaim(claim) => {
                 let created = self.cluster.create_claim(*claim, now);
                 if let Ok(claim) = &created {
                     self.note_claim(claim);
                 }
-                Answer::Claim(created.map(|claim| Some(owned(&claim))))
+                Answer::Claim(created.map(|claim| Some(Box::new(owned(&claim)))))
             }
             Request::GetClaim(name) => {
                 let found = self.cluster.claims.get(&(namespace, name));
-                Answer::Claim(Ok(found.map(owned)))
+                Answer::Claim(Ok(found.map(|found| Box::new(owned(found)))))
             }
             Request::DeleteClaim(name, preconditions) => {
                 let name = (namespace, name);

@@ -18,7 +18,7 @@ pub(crate) struct Troubles {
     /// By kind, the number of its present episode.
     active: HashMap<Kind, u32>,
     numbers: u32,
-    /// The token in the Secret; `None`: there is no Secret.
+    /// Number of the token in the Secret.
     token: u32,
     /// Tokens up to this one were revoked for good.
     rotated: u32,
