@@ -36,9 +36,9 @@ const REMOVALS: usize = 200;
 /// Agent pools, each with a RunnerPool of its own, whose agents come and go in waves.
 const POOLS: usize = 4;
 /// Most agents of a RunnerPool at a time.
-const WAVE: usize = 250;
-/// What the jobs of a wave take.
-const WAVE_JOB: Duration = Duration::from_secs(3);
+const WAVE: usize = 150;
+/// What the jobs of a wave take: two looks, so that few of them wait, of which each look brings every agent that matches.
+const WAVE_JOB: Duration = Duration::from_secs(10);
 /// What the jobs of an attack take: longer than a Pod's deletion.
 const ATTACK_JOB: Duration = Duration::from_secs(2);
 /// From when on an idle agent is not needed any more, in seconds: the least there is.
@@ -376,9 +376,9 @@ async fn waves(
         .unwrap();
     while lock(attack).removed.get(name).copied().unwrap_or(0) < share {
         // As long as agents start there is more to do than they can: none of them is taken back before it ran.
-        until(bed, &mut stirred, |world| {
+        until(bed, attack, &mut stirred, |world| {
             let summary = world.summary(ORGANIZATION, name).unwrap();
-            let missing = (3 * wave).saturating_sub(summary.jobs_with(Outcome::Queued));
+            let missing = wave.saturating_sub(summary.jobs_with(Outcome::Queued));
             if summary.online < wave && missing > 0 {
                 let jobs = jobs(missing, WAVE_JOB);
                 world
@@ -398,7 +398,7 @@ async fn waves(
                 }
             }
         });
-        until(bed, &mut stirred, |world| {
+        until(bed, attack, &mut stirred, |world| {
             let summary = world.summary(ORGANIZATION, name).unwrap();
             summary.agents == 1 && summary.unfinished() == 0
         })
@@ -407,16 +407,29 @@ async fn waves(
 }
 
 /// Waits until the world is as wanted, looking at it after each look of the operator, and whenever an agent comes or goes.
-async fn until(bed: &Bed, stirred: &mut watch::Receiver<()>, wanted: impl Fn(&mut World) -> bool) {
+async fn until(
+    bed: &Bed,
+    attack: &Mutex<Attack>,
+    stirred: &mut watch::Receiver<()>,
+    wanted: impl Fn(&mut World) -> bool,
+) {
     // Not `wait_for`: it would look at the world under a lock that the hook takes the other way round.
     let seen = async {
         while !bed.simulator.with_world(&wanted) {
             stirred.changed().await.unwrap();
         }
     };
-    tokio::time::timeout(PATIENCE, seen)
-        .await
-        .expect("agents come, work and go");
+    let outcome = tokio::time::timeout(PATIENCE, seen).await;
+    outcome.unwrap_or_else(|_| {
+        let summaries: Vec<_> = bed.simulator.with_world(|world| {
+            let pools = lock(attack).pools.clone();
+            let pools = pools.values();
+            pools
+                .map(|pool| world.summary(ORGANIZATION, pool))
+                .collect()
+        });
+        panic!("waited in vain for agents to come, work and go: {summaries:#?}")
+    });
 }
 
 fn verdict(
