@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Rule, RuleId, Settings,
     api::Cluster,
+    housekeeping,
     misbehaviour::Rules,
     pod::{Command, Node},
     pods::{self, Pods},
@@ -74,6 +75,10 @@ impl HollowNode {
         hollow
             .duties
             .spawn(hollow.stop.clone().run_until_cancelled_owned(watching));
+        let keeping = housekeeping::keep(hollow.node.clone());
+        hollow
+            .duties
+            .spawn(hollow.stop.clone().run_until_cancelled_owned(keeping));
         let renewing = renew_lease(hollow.node.clone());
         hollow
             .duties

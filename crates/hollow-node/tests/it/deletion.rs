@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use control_plane::{AuditEvent, ControlPlane, User};
 use serde_json::{Value, json};
 
 use crate::{
-    bed::{Bed, exit_code, phase},
+    bed::{Bed, LONG, exit_code, phase},
     puppet::AGENT_TERMINATED,
 };
 
@@ -133,5 +134,36 @@ async fn a_pod_that_has_not_started_goes_at_once() -> anyhow::Result<()> {
     assert_eq!(phase(&pod), "Pending");
     bed.delete("agent-0").await?;
     bed.until_gone("agent-0").await?;
+    bed.node.stop().await
+}
+
+#[tokio::test]
+async fn a_finished_pod_whose_deletion_was_left_half_done_is_removed() -> anyhow::Result<()> {
+    let bed = Bed::new().await?;
+    // The API server carries a deletion of a finished pod out by itself, unless it is cut off or, as here, held up.
+    bed.create("agent-0", &[held()]).await?;
+    bed.until_phase("agent-0", "Running").await?;
+    bed.puppets
+        .state("agent-0")
+        .send_modify(|state| state.exit_code = Some(0));
+    bed.until_phase("agent-0", "Succeeded").await?;
+    bed.delete("agent-0").await?;
+    let removed = async || -> anyhow::Result<bool> {
+        let log = ControlPlane::shared().await?.audit_log()?;
+        let by_node = |event: &AuditEvent| {
+            event.user == User::HollowNode.name()
+                && event.verb == "delete"
+                && event.namespace == bed.namespace
+                && event.name == "agent-0"
+        };
+        Ok(log.iter().any(by_node))
+    };
+    tokio::time::timeout(LONG, async {
+        while !removed().await? {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
     bed.node.stop().await
 }
