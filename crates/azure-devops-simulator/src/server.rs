@@ -18,11 +18,17 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Notify, futures::OwnedNotified},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
@@ -54,20 +60,56 @@ impl Simulator {
     /// # Errors
     /// Where the address cannot be bound.
     pub async fn start_on(address: SocketAddr, settings: Settings) -> anyhow::Result<Self> {
+        Self::start_with(address, settings, None).await
+    }
+
+    /// Starts on a given address and speaks TLS only, with this certificate. The control API does so as well, so that
+    /// what is not told of the certificate can do nothing here.
+    ///
+    /// # Errors
+    /// Where the address cannot be bound, or the key is not that of the certificate.
+    pub async fn start_with_tls(
+        address: SocketAddr,
+        settings: Settings,
+        certificate: CertificateDer<'static>,
+        key: PrivateKeyDer<'static>,
+    ) -> anyhow::Result<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let configuration = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .context("failed to choose versions of TLS")?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .context("failed to use the certificate")?;
+        Self::start_with(
+            address,
+            settings,
+            Some(TlsAcceptor::from(Arc::new(configuration))),
+        )
+        .await
+    }
+
+    async fn start_with(
+        address: SocketAddr,
+        settings: Settings,
+        tls: Option<TlsAcceptor>,
+    ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("failed to bind {address}"))?;
         let address = listener
             .local_addr()
             .context("failed to read the bound address")?;
-        let url = Url::parse(&format!("http://{address}/")).context("failed to make a URL")?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = Url::parse(&format!("{scheme}://{address}/")).context("failed to make a URL")?;
         let shared = Arc::new(Shared::new(World::new(settings)));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        tasks.spawn(
-            stop.clone()
-                .run_until_cancelled_owned(accept(listener, Arc::clone(&shared))),
-        );
+        tasks.spawn(stop.clone().run_until_cancelled_owned(accept(
+            listener,
+            tls,
+            Arc::clone(&shared),
+        )));
         tasks.spawn(
             stop.clone()
                 .run_until_cancelled_owned(pass_time(Arc::clone(&shared))),
@@ -278,14 +320,14 @@ fn until(time: Timestamp) -> Duration {
     left + Duration::from_millis(1)
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     // Connections end with this task.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve(stream, Arc::clone(&shared)));
+                    connections.spawn(connect(stream, tls.clone(), Arc::clone(&shared)));
                 }
                 // Out of file descriptors: closing connections gives some back.
                 Err(error) => {
@@ -298,11 +340,26 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+async fn connect(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "Failed to set TCP_NODELAY");
     }
-    let service = service_fn(|request| answer(Arc::clone(&shared), request));
+    match tls {
+        None => serve(stream, "http", shared).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => serve(stream, "https", shared).await,
+            // A client that does not trust the certificate, or does not speak TLS.
+            Err(error) => tracing::debug!(%error, "Handshake failed"),
+        },
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    scheme: &'static str,
+    shared: Arc<Shared>,
+) {
+    let service = service_fn(|request| answer(Arc::clone(&shared), scheme, request));
     // The error is a client that went away, or a connection that a fault asked to drop.
     if let Err(error) = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
@@ -319,9 +376,10 @@ struct Dropped;
 
 async fn answer(
     shared: Arc<Shared>,
+    scheme: &str,
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Full<Bytes>>, Dropped> {
-    let Some(request) = read(request).await else {
+    let Some(request) = read(scheme, request).await else {
         let mut response = hyper::Response::new(Full::default());
         *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
         return Ok(response);
@@ -360,7 +418,7 @@ async fn answer(
 /// Requests with larger bodies are refused: no client of ours sends anything near it.
 const LARGEST_BODY: usize = 16 << 20;
 
-async fn read(request: hyper::Request<Incoming>) -> Option<Request> {
+async fn read(scheme: &str, request: hyper::Request<Incoming>) -> Option<Request> {
     let (head, body) = request.into_parts();
     let header = |value: &hyper::header::HeaderValue| value.to_str().ok().map(str::to_owned);
     let host = head
@@ -374,7 +432,7 @@ async fn read(request: hyper::Request<Incoming>) -> Option<Request> {
         .map_or("/", |target| target.as_str());
     let mut read = Request::new(
         Method::parse(head.method.as_str())?,
-        &format!("http://{host}"),
+        &format!("{scheme}://{host}"),
         target,
     );
     read.headers = head
