@@ -14,7 +14,7 @@ use super::{
 };
 
 /// What a configured agent knows: the files `.agent` and `.credentials`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Registration {
     /// The organization, without a slash at the end.
     pub(super) server: String,
@@ -25,7 +25,7 @@ pub(super) struct Registration {
     pub(super) token_url: String,
     pub(super) capabilities: BTreeMap<String, String>,
     /// Kept by the start script, not by the agent.
-    token: String,
+    pub(super) token: String,
 }
 
 impl Registration {
