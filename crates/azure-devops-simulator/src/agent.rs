@@ -10,11 +10,14 @@ mod connection;
 mod job;
 mod key;
 mod listen;
+mod registered;
 
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
+
+pub use registered::{NotRegistered, Registered};
 
 /// An image whose start script removes the registration when the agent ends, as Microsoft's
 /// sample does with a trap, sets this to `true`. Without it the registration stays, as `run.sh`
@@ -121,10 +124,17 @@ pub struct Agent {
 impl Agent {
     /// Starts an agent on the current tokio runtime.
     pub fn spawn(launch: Launch) -> Self {
+        Self::start(|terminate, worker| run(launch, terminate, worker))
+    }
+
+    fn start<Run>(run: impl FnOnce(CancellationToken, watch::Sender<bool>) -> Run) -> Self
+    where
+        Run: Future<Output = i32> + Send + 'static,
+    {
         let terminate = CancellationToken::new();
         let (worker_sender, worker) = watch::channel(false);
         let (exit_sender, exit) = watch::channel(None);
-        let run = run(launch, terminate.clone(), worker_sender.clone());
+        let run = run(terminate.clone(), worker_sender.clone());
         // The guard tells of the end of a task that was aborted, too.
         let ending = Ending {
             exit: exit_sender,
@@ -170,6 +180,11 @@ impl Agent {
                 return;
             }
         }
+    }
+
+    /// Tells whether a job runs, and when that changes; closed when the agent is gone.
+    pub fn watch_worker(&self) -> watch::Receiver<bool> {
+        self.worker.clone()
     }
 
     /// Waits for the end and gives the exit code.
