@@ -52,6 +52,31 @@ esac
 exec unshare --root="$root" --wd=/azp --user --map-user=1000 --map-group=1000 "$@"
 "#;
 
+/// Whether namespaces can be made here; they have to, where `CI` is set. Says so if not.
+pub(crate) fn possible() -> bool {
+    let mut unshare = Command::new("unshare");
+    unshare.args([
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "--pid",
+        "--fork",
+        "true",
+    ]);
+    let possible = unshare.status().is_ok_and(|status| status.success());
+    assert!(
+        possible || std::env::var_os("CI").is_none(),
+        "unshare has to work where CI is set"
+    );
+    if !possible {
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: unshare cannot make namespaces here"
+        );
+    }
+    possible
+}
+
 /// What may be written to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Root {

@@ -7,7 +7,7 @@ use azure_devops_simulator::{
 };
 use jiff::Timestamp;
 
-use crate::container::{Container, Image};
+use crate::container::{self, Container, Image};
 
 pub(crate) const ORGANIZATION: &str = "acme";
 pub(crate) const POOL: &str = "linux";
@@ -22,8 +22,12 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) async fn start() -> Self {
-        Self::of(Simulator::start(settings()).await.unwrap())
+    /// None where containers cannot be made.
+    pub(crate) async fn start() -> Option<Self> {
+        if !container::possible() {
+            return None;
+        }
+        Some(Self::of(Simulator::start(settings()).await.unwrap()))
     }
 
     pub(crate) fn of(simulator: Simulator) -> Self {
