@@ -8,17 +8,19 @@ mod cluster;
 mod demo;
 mod fuzz;
 mod generate;
+mod image;
 mod interrupt;
 mod operator;
 mod output;
 mod pods;
 mod repository;
+mod sbom;
 mod simulate;
 mod stages;
 mod test;
 mod tools;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::Parser;
@@ -41,6 +43,13 @@ enum Task {
     Test,
     /// Write the files that are generated from the code.
     Generate,
+    /// Build an image: the operator's, or a variant of the agent's.
+    Image(image::Args),
+    /// Write the operator's bill of materials, as `CycloneDX` JSON.
+    Sbom {
+        /// The file to write.
+        file: PathBuf,
+    },
     /// Check style, lints, documentation, dependencies and generated files.
     Check,
     /// What continuous integration runs: check and test.
@@ -55,6 +64,8 @@ fn main() -> Result<ExitCode> {
         Task::Simulate(args) => simulate::run(&args),
         Task::Test => Ok(stages(&[test::run])),
         Task::Generate => generate::write().map(|()| ExitCode::SUCCESS),
+        Task::Image(args) => image::run(&args),
+        Task::Sbom { file } => sbom::write(&file).map(|()| ExitCode::SUCCESS),
         Task::Check => Ok(stages(&[check::run])),
         Task::Ci => Ok(stages(&[check::run, test::run])),
     }
