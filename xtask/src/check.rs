@@ -18,7 +18,7 @@ const CARGO_DENY: Tool = Tool {
 pub(crate) fn run(stages: &mut Stages) {
     stages.command("format", repository::cargo(&["fmt", "--all", "--check"]));
     stages.function("no traces of a machine", traces);
-    shell_scripts(stages);
+    linters(stages);
     dependencies(stages);
     let clippy = [
         "clippy",
@@ -36,21 +36,39 @@ pub(crate) fn run(stages: &mut Stages) {
     stages.function("generated files", generate::check);
 }
 
-fn shell_scripts(stages: &mut Stages) {
-    const NAME: &str = "shell scripts";
-    let Ok(scripts) = scripts() else {
-        return stages.skip(NAME, "git cannot list files");
+/// Checkers of files that no compiler sees. They are skipped where they are not installed, but not where `CI` is set.
+fn linters(stages: &mut Stages) {
+    let named = |wanted: fn(&str) -> bool| -> Result<Vec<String>> {
+        let mut files = repository::files()?;
+        files.retain(|path| wanted(path));
+        Ok(files)
     };
-    if Command::new("shellcheck")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
-        return stages.skip(NAME, "shellcheck is not installed");
+    let dockerfile = |path: &str| path.rsplit('/').next() == Some("Dockerfile");
+    let workflow = |path: &str| path.starts_with(".github/workflows/");
+    lint(
+        stages,
+        "shell scripts",
+        &["shellcheck", "--enable=quote-safe-variables"],
+        scripts(),
+    );
+    lint(stages, "Dockerfiles", &["hadolint"], named(dockerfile));
+    lint(stages, "workflows", &["actionlint"], named(workflow));
+}
+
+fn lint(stages: &mut Stages, name: &'static str, command: &[&str], files: Result<Vec<String>>) {
+    let Ok(files) = files else {
+        return stages.skip(name, "git cannot list files");
+    };
+    let Some((program, arguments)) = command.split_first() else {
+        return;
+    };
+    let installed = Command::new(program).arg("--version").output().is_ok();
+    if !installed && env::var_os("CI").is_none() {
+        return stages.skip(name, &format!("{program} is not installed"));
     }
-    let mut arguments = vec!["--enable=quote-safe-variables"];
-    arguments.extend(scripts.iter().map(String::as_str));
-    stages.command(NAME, repository::command("shellcheck", &arguments));
+    let files = files.iter().map(String::as_str);
+    let arguments: Vec<&str> = arguments.iter().copied().chain(files).collect();
+    stages.command(name, repository::command(program, &arguments));
 }
 
 /// The files that a shell runs, by their first line.
