@@ -284,7 +284,8 @@ fn report(error: &NotRegistered) -> u8 {
         let mut text = error.to_string();
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
-            text += &format!(": {cause}");
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
             source = cause.source();
         }
         say(&text);

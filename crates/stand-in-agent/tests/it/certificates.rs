@@ -73,7 +73,7 @@ async fn mounted_certificates_are_trusted_by_the_agent_and_by_tools() {
         .start();
     // It is registered; the control API is of no use to those who do not trust the certificate.
     container.wrote("Listening for Jobs").await;
-    let id = service.queue(Duration::from_secs(300)).await;
+    let id = service.queue(Duration::from_secs(300));
     container.wrote("asked all").await;
     let output = container.output();
     let tools: Vec<&str> = output

@@ -128,7 +128,7 @@ impl Image {
     }
 
     pub(crate) fn start(self) -> Container {
-        Container::start(self)
+        Container::start(&self)
     }
 }
 
@@ -139,7 +139,7 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    fn start(image: Image) -> Self {
+    fn start(image: &Image) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("image");
         let program = Path::new(PROGRAM);

@@ -62,7 +62,7 @@ impl Service {
     pub(crate) async fn run_one(&self, image: Image, duration: Duration) -> String {
         let mut container = image.arg("--once").start();
         self.online(&mut container).await;
-        let id = self.queue(duration).await;
+        let id = self.queue(duration);
         let code = container.ended().await;
         let output = container.output();
         assert_eq!(code, 0, "{output}");
@@ -71,7 +71,7 @@ impl Service {
         output
     }
 
-    pub(crate) async fn queue(&self, duration: Duration) -> i64 {
+    pub(crate) fn queue(&self, duration: Duration) -> i64 {
         let spec = JobSpec {
             duration,
             ..JobSpec::default()

@@ -48,7 +48,7 @@ async fn a_running_job_ends_well() {
         }
         let mut container = image.start();
         service.online(&mut container).await;
-        let id = service.queue(JOB).await;
+        let id = service.queue(JOB);
         service
             .job_when(id, |outcome| outcome == Outcome::Running)
             .await;
@@ -72,7 +72,7 @@ async fn a_plain_script_loses_the_job() {
     };
     let mut container = service.image().entrypoint(PLAIN).start();
     service.online(&mut container).await;
-    let id = service.queue(JOB).await;
+    let id = service.queue(JOB);
     service
         .job_when(id, |outcome| outcome == Outcome::Running)
         .await;

@@ -22,7 +22,7 @@ async fn an_updated_agent_goes_on() {
         }
         let mut container = image.start();
         service.online(&mut container).await;
-        let id = service.queue(Duration::from_secs(1)).await;
+        let id = service.queue(Duration::from_secs(1));
         let job = service.job_when(id, Outcome::is_finished).await;
         assert_eq!(job.outcome, Outcome::Succeeded);
         container.wrote("azure-pipelines-agent/bin.999.0.0").await;
