@@ -1,4 +1,4 @@
-//! The programs of the control plane: taken from where the user has them, else built once from pinned Go modules.
+//! The programs of the control plane, taken from where the user has them, else built once from pinned Go modules; and Helm.
 //!
 //! The modules in `go/` hold no code of ours, only upstream's versions and checksums; they are part of this crate, so that
 //! it works from anywhere. Nothing is ever written into the source tree: the programs live in a cache folder, keyed by the
@@ -21,6 +21,7 @@ pub use display::terminal;
 const ETCD: &str = "etcd";
 const KUBE_APISERVER: &str = "kube-apiserver";
 const KUBE_CONTROLLER_MANAGER: &str = "kube-controller-manager";
+const HELM: &str = "helm";
 
 /// Where the three programs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +73,25 @@ pub fn ensure(progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Binaries> {
     if let Some(found) = locate(assets.as_deref(), path.as_deref()) {
         return Ok(found);
     }
+    let folder = build_once(&build::CONTROL_PLANE, progress)?;
+    Binaries::within(std::slice::from_ref(&folder))
+        .with_context(|| format!("{} is incomplete", folder.display()))
+}
+
+/// Helm, built in the cache folder if it is not there. Blocks: a first build takes about two minutes on two cores.
+///
+/// One that the user has is not taken: what Helm renders and how it complains is compared with what is in the tree, so it
+/// has to be this version.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn helm(progress: &mut dyn FnMut(Progress)) -> anyhow::Result<PathBuf> {
+    build_once(&build::HELM_ALONE, progress).map(|folder| folder.join(HELM))
+}
+
+fn build_once(set: &build::Set, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<PathBuf> {
     let cache = cache_folder(|name| env::var_os(name).map(PathBuf::from))?;
-    build::once(&cache, Path::new("go"), progress)
+    build::once(set, &cache, Path::new("go"), progress)
 }
 
 fn locate(assets: Option<&OsStr>, path: Option<&OsStr>) -> Option<Binaries> {

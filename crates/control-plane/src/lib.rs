@@ -1,8 +1,8 @@
 //! A real Kubernetes control plane for tests and demonstrations: etcd, kube-apiserver and kube-controller-manager,
 //! upstream's own programs, run by any user on any machine that has Go (or the programs).
 //!
-//! [`ControlPlane`] starts and stops them; [`binaries`] finds or builds them. Nothing of Kubernetes is simulated here,
-//! and there is no node: pods stay Pending until the crate `hollow-node` plays it.
+//! [`ControlPlane`] starts and stops them; [`binaries`] finds or builds them, and [`helm`], which renders charts. Nothing of
+//! Kubernetes is simulated here, and there is no node: pods stay Pending until the crate `hollow-node` plays it.
 //!
 //! It is a tool of developers: it never ships with the operator, and its errors are made to be read by a person, so they
 //! are [`anyhow::Error`]s that name the remedy.
@@ -11,6 +11,7 @@ mod audit;
 pub mod binaries;
 mod control_plane;
 mod credentials;
+pub mod helm;
 mod processes;
 
 pub use audit::AuditEvent;

@@ -2,15 +2,15 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
-use super::{Binaries, ETCD, KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, Progress};
+use super::{ETCD, HELM, KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, Progress};
 
 /// The oldest Go that upstream's modules accept, as in their `go` lines.
 const OLDEST_GO: u32 = 26;
@@ -22,8 +22,17 @@ const KUBERNETES_VERSION_FLAGS: &str = "-s -w \
     -X k8s.io/component-base/version.gitMajor=1 \
     -X k8s.io/component-base/version.gitMinor=36";
 
-const REMEDY: &str = "install Go 1.26 or newer from https://go.dev/dl/, or point KUBEBUILDER_ASSETS at a folder that \
-    holds etcd, kube-apiserver and kube-controller-manager";
+/// Without it Helm calls itself by its branch. It must match the version in `go/helm/go.mod`; a test compares them.
+const HELM_VERSION_FLAGS: &str = "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1";
+
+/// Programs that are wanted together, in one folder of the cache.
+pub(super) struct Set {
+    /// What its folder is called, followed by a digest.
+    name: &'static str,
+    /// What to do without a usable Go.
+    remedy: &'static str,
+    modules: &'static [Module],
+}
 
 /// A pinned Go module and the programs that are built from it.
 struct Module {
@@ -35,51 +44,70 @@ struct Module {
     programs: &'static [(&'static str, &'static str)],
 }
 
-const MODULES: [Module; 2] = [
-    Module {
-        name: "etcd",
-        go_mod: include_str!("../../go/etcd/go.mod"),
-        go_sum: include_str!("../../go/etcd/go.sum"),
-        linker_flags: "-s -w",
-        programs: &[(ETCD, "go.etcd.io/etcd/server/v3")],
-    },
-    Module {
-        name: "kubernetes",
-        go_mod: include_str!("../../go/kubernetes/go.mod"),
-        go_sum: include_str!("../../go/kubernetes/go.sum"),
-        linker_flags: KUBERNETES_VERSION_FLAGS,
-        programs: &[
-            (KUBE_APISERVER, "k8s.io/kubernetes/cmd/kube-apiserver"),
-            (
-                KUBE_CONTROLLER_MANAGER,
-                "k8s.io/kubernetes/cmd/kube-controller-manager",
-            ),
-        ],
-    },
-];
+/// etcd, kube-apiserver and kube-controller-manager.
+pub(super) const CONTROL_PLANE: Set = Set {
+    name: "control-plane",
+    remedy: "install Go 1.26 or newer from https://go.dev/dl/, or point KUBEBUILDER_ASSETS at a folder that holds etcd, \
+        kube-apiserver and kube-controller-manager",
+    modules: &[
+        Module {
+            name: "etcd",
+            go_mod: include_str!("../../go/etcd/go.mod"),
+            go_sum: include_str!("../../go/etcd/go.sum"),
+            linker_flags: "-s -w",
+            programs: &[(ETCD, "go.etcd.io/etcd/server/v3")],
+        },
+        Module {
+            name: "kubernetes",
+            go_mod: include_str!("../../go/kubernetes/go.mod"),
+            go_sum: include_str!("../../go/kubernetes/go.sum"),
+            linker_flags: KUBERNETES_VERSION_FLAGS,
+            programs: &[
+                (KUBE_APISERVER, "k8s.io/kubernetes/cmd/kube-apiserver"),
+                (
+                    KUBE_CONTROLLER_MANAGER,
+                    "k8s.io/kubernetes/cmd/kube-controller-manager",
+                ),
+            ],
+        },
+    ],
+};
 
-/// The programs from the cache folder, built there first if they are missing.
+/// Helm.
+pub(super) const HELM_ALONE: Set = Set {
+    name: "helm",
+    remedy: "install Go 1.26 or newer from https://go.dev/dl/",
+    modules: &[Module {
+        name: "helm",
+        go_mod: include_str!("../../go/helm/go.mod"),
+        go_sum: include_str!("../../go/helm/go.sum"),
+        linker_flags: HELM_VERSION_FLAGS,
+        programs: &[(HELM, "helm.sh/helm/v4/cmd/helm")],
+    }],
+};
+
+/// The folder of the cache that holds the programs, built there first if they are missing.
 ///
 /// A lock file keeps other processes out while one builds; it builds beside the final place and renames into it, so a
 /// folder that is there is complete.
 pub(super) fn once(
+    set: &Set,
     cache: &Path,
     go: &Path,
     progress: &mut dyn FnMut(Progress),
-) -> anyhow::Result<Binaries> {
+) -> anyhow::Result<PathBuf> {
     let started = Instant::now();
-    let toolchain = go_version(go)?;
-    let finished = cache.join(format!("control-plane-{:016x}", digest(&toolchain)));
-    let finished_binaries = || Binaries::within(std::slice::from_ref(&finished));
-    if let Some(found) = finished_binaries() {
-        return Ok(found);
+    let toolchain = go_version(go, set.remedy)?;
+    let finished = cache.join(format!("{}-{:016x}", set.name, set.digest(&toolchain)));
+    if set.is_in(&finished) {
+        return Ok(finished);
     }
 
     fs::create_dir_all(cache)
         .with_context(|| format!("cannot create the cache folder {}", cache.display()))?;
     let _lock = lock(&finished.with_extension("lock"), progress)?;
-    if let Some(found) = finished_binaries() {
-        return Ok(found); // built by the process that we waited for
+    if set.is_in(&finished) {
+        return Ok(finished); // built by the process that we waited for
     }
     let unfinished = finished.with_extension("unfinished");
     for leftover in [&unfinished, &finished] {
@@ -88,7 +116,7 @@ pub(super) fn once(
                 .with_context(|| format!("cannot remove {}", leftover.display()))?;
         }
     }
-    for module in &MODULES {
+    for module in set.modules {
         module.build(go, &unfinished, &mut |what| {
             progress(Progress::Building {
                 what,
@@ -101,7 +129,35 @@ pub(super) fn once(
     progress(Progress::Built {
         elapsed: started.elapsed(),
     });
-    finished_binaries().with_context(|| format!("the build left {} incomplete", finished.display()))
+    ensure!(
+        set.is_in(&finished),
+        "the build left {} incomplete",
+        finished.display()
+    );
+    Ok(finished)
+}
+
+impl Set {
+    fn is_in(&self, folder: &Path) -> bool {
+        let mut programs = self.modules.iter().flat_map(|module| module.programs);
+        programs.all(|(program, _)| folder.join(program).is_file())
+    }
+
+    /// FNV-1a, 64 bits, of everything that decides what is built. A hash that tells versions apart is all that a cache key
+    /// needs, and unlike the standard library's it is the same for every compiler.
+    fn digest(&self, toolchain: &str) -> u64 {
+        let modules = self
+            .modules
+            .iter()
+            .flat_map(|module| [module.go_mod, module.go_sum, module.linker_flags]);
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for part in modules.chain([toolchain]) {
+            for byte in part.bytes().chain([0]) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+        hash
+    }
 }
 
 impl Module {
@@ -193,12 +249,12 @@ fn lock(file: &Path, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<File>
 
 /// The version line of the Go toolchain (`go version go1.26.8 linux/amd64`), which is part of the cache key: it names the
 /// platform too.
-fn go_version(go: &Path) -> anyhow::Result<String> {
+fn go_version(go: &Path, remedy: &str) -> anyhow::Result<String> {
     let output = Command::new(go)
         .arg("version")
         .current_dir(std::env::temp_dir())
         .output()
-        .with_context(|| format!("cannot run Go to build the control plane: {REMEDY}"))?;
+        .with_context(|| format!("cannot run Go, which builds it: {remedy}"))?;
     let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let minor = line
         .split_once("go1.")
@@ -206,26 +262,11 @@ fn go_version(go: &Path) -> anyhow::Result<String> {
         .and_then(|minor| minor.parse::<u32>().ok());
     match minor {
         Some(minor) if minor >= OLDEST_GO => Ok(line),
-        Some(_) => bail!("this Go is too old to build the control plane ({line}): {REMEDY}"),
+        Some(_) => bail!("this Go is too old ({line}): {remedy}"),
         // A development build of Go says `devel`; it is newer than any release.
         None if line.contains("devel") => Ok(line),
-        None => bail!("cannot tell the version of Go ({line:?}): {REMEDY}"),
+        None => bail!("cannot tell the version of Go ({line:?}): {remedy}"),
     }
-}
-
-/// FNV-1a, 64 bits, of everything that decides what is built. A hash that tells versions apart is all that a cache key
-/// needs, and unlike the standard library's it is the same for every compiler.
-fn digest(toolchain: &str) -> u64 {
-    let modules = MODULES
-        .iter()
-        .flat_map(|module| [module.go_mod, module.go_sum, module.linker_flags]);
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for part in modules.chain([toolchain]) {
-        for byte in part.bytes().chain([0]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-    hash
 }
 
 #[cfg(test)]
@@ -235,7 +276,6 @@ mod tests {
     use std::{
         env,
         os::unix::fs::PermissionsExt as _,
-        path::PathBuf,
         sync::{Mutex, MutexGuard, PoisonError},
     };
 
@@ -277,8 +317,12 @@ mod tests {
             }
         }
 
-        fn once(&self) -> anyhow::Result<Binaries> {
-            once(&self.folder.join("cache"), &self.go, &mut |_| {})
+        fn once(&self) -> anyhow::Result<PathBuf> {
+            self.once_of(&CONTROL_PLANE)
+        }
+
+        fn once_of(&self, set: &Set) -> anyhow::Result<PathBuf> {
+            once(set, &self.folder.join("cache"), &self.go, &mut |_| {})
         }
 
         fn builds(&self) -> usize {
@@ -302,11 +346,21 @@ mod tests {
             ];
             let [first, second] = both.map(|thread| thread.join().unwrap().unwrap());
             assert_eq!(first, second);
-            assert!(first.etcd.is_file());
+            assert!(first.join(ETCD).is_file());
         });
         assert_eq!(fixture.builds(), 3, "one build per program");
         fixture.once().unwrap();
         assert_eq!(fixture.builds(), 3, "and none later");
+    }
+
+    #[test]
+    fn another_set_is_built_apart() {
+        let fixture = Fixture::new("go1.26.0", "echo >$output");
+        let helm = fixture.once_of(&HELM_ALONE).unwrap();
+        assert!(helm.join(HELM).is_file());
+        assert_eq!(fixture.builds(), 1);
+        assert_ne!(fixture.once().unwrap(), helm);
+        assert_eq!(fixture.builds(), 4);
     }
 
     #[test]
@@ -342,7 +396,8 @@ mod tests {
             error.contains("too old") && error.contains("https://go.dev/dl/"),
             "{error}"
         );
-        let error = once(&old.folder, &old.folder.join("missing"), &mut |_| {})
+        let missing = old.folder.join("missing");
+        let error = once(&CONTROL_PLANE, &old.folder, &missing, &mut |_| {})
             .unwrap_err()
             .to_string();
         assert!(
@@ -352,12 +407,15 @@ mod tests {
     }
 
     #[test]
-    fn the_version_flags_match_the_pinned_module() {
-        let pinned = MODULES[1]
-            .go_mod
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
-        let version = pinned.unwrap().split(' ').next().unwrap();
+    fn the_version_flags_match_the_pinned_modules() {
+        let pinned = |module: &'static Module, name: &str| {
+            let lines = module.go_mod.lines();
+            let mut versions = lines.filter_map(|line| line.trim().strip_prefix(name));
+            versions.next().unwrap().split(' ').next().unwrap()
+        };
+        let helm = pinned(&HELM_ALONE.modules[0], "helm.sh/helm/v4 v");
+        assert!(HELM_VERSION_FLAGS.ends_with(&format!("=v{helm}")), "{helm}");
+        let version = pinned(&CONTROL_PLANE.modules[1], "k8s.io/kubernetes v");
         assert!(
             KUBERNETES_VERSION_FLAGS.contains(&format!("gitVersion=v{version} ")),
             "{version}"

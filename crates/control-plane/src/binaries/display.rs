@@ -37,7 +37,7 @@ pub fn terminal() -> impl FnMut(Progress) + Send + 'static {
 fn describe(progress: Progress) -> (&'static str, Duration) {
     match progress {
         Progress::Waiting { elapsed } => (
-            "Waiting for another process that builds the control plane",
+            "Waiting for another process that builds the same programs",
             elapsed,
         ),
         Progress::Building {
@@ -48,11 +48,15 @@ fn describe(progress: Progress) -> (&'static str, Duration) {
             what: super::KUBE_APISERVER,
             elapsed,
         } => ("Building kube-apiserver, once; takes minutes", elapsed),
+        Progress::Building {
+            what: super::HELM,
+            elapsed,
+        } => ("Building Helm, once; takes minutes", elapsed),
         Progress::Building { elapsed, .. } => (
             "Building kube-controller-manager, once; takes minutes",
             elapsed,
         ),
-        Progress::Built { elapsed } => ("Built the control plane", elapsed),
+        Progress::Built { elapsed } => ("Built what was missing", elapsed),
     }
 }
 
