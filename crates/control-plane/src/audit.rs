@@ -20,6 +20,8 @@ rules: [{level: Metadata}]
 pub struct AuditEvent {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; of other paths the HTTP method.
     pub verb: String,
+    /// The API group, empty for the core group and for paths without a resource.
+    pub group: String,
     /// The resource in the plural, empty for paths without one (`/readyz`).
     pub resource: String,
     /// `status`, `binding`, …; empty without one.
@@ -91,6 +93,8 @@ struct LineUser {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct LineObject {
+    #[serde(rename = "apiGroup")]
+    group: String,
     resource: String,
     subresource: String,
     namespace: String,
@@ -107,6 +111,7 @@ impl From<Line> for AuditEvent {
     fn from(line: Line) -> Self {
         Self {
             verb: line.verb,
+            group: line.object_ref.group,
             resource: line.object_ref.resource,
             subresource: line.object_ref.subresource,
             namespace: line.object_ref.namespace,

@@ -132,10 +132,14 @@ impl ControlPlane {
     /// # Errors
     /// When the API server's address cannot be used.
     pub fn config_as(&self, user: User) -> anyhow::Result<Config> {
+        self.config_with(self.credentials.token(user))
+    }
+
+    pub(crate) fn config_with(&self, token: String) -> anyhow::Result<Config> {
         install_tls();
         let mut config = Config::new(self.server.parse().context("not a URL")?);
         config.root_cert_file = Some(self.credentials.certificate());
-        config.auth_info.token = Some(self.credentials.token(user).into());
+        config.auth_info.token = Some(token.into());
         Ok(config)
     }
 
@@ -147,6 +151,10 @@ impl ControlPlane {
     /// A kubeconfig file of the user.
     pub fn kubeconfig_as(&self, user: User) -> PathBuf {
         self.credentials.kubeconfig(user)
+    }
+
+    pub(crate) fn kubeconfig_with(&self, user: &str, token: &str) -> anyhow::Result<String> {
+        self.credentials.kubeconfig_with(&self.server, user, token)
     }
 
     /// The URL of the API server.

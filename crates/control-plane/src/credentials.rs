@@ -82,23 +82,34 @@ impl Credentials {
 
     /// Writes a kubeconfig for each user; `server` is the URL of the API server, whose certificate is here by now.
     pub(crate) fn write_kubeconfigs(&self, server: &str) -> anyhow::Result<()> {
-        let certificate =
-            fs::read(self.certificate()).context("the API server wrote no certificate")?;
         for user in User::ALL {
-            // JSON is YAML, and needs no second serializer.
-            let kubeconfig = json!({
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{ "name": "test", "cluster": {
-                    "server": server, "certificate-authority-data": BASE64.encode(&certificate),
-                }}],
-                "users": [{ "name": user.name(), "user": { "token": self.token(user) } }],
-                "contexts": [{ "name": "test", "context": { "cluster": "test", "user": user.name() } }],
-                "current-context": "test",
-            });
-            fs::write(self.kubeconfig(user), format!("{kubeconfig:#}\n"))?;
+            let kubeconfig = self.kubeconfig_with(server, user.name(), &self.token(user))?;
+            fs::write(self.kubeconfig(user), kubeconfig)?;
         }
         Ok(())
+    }
+
+    /// A kubeconfig of a user with this token.
+    pub(crate) fn kubeconfig_with(
+        &self,
+        server: &str,
+        user: &str,
+        token: &str,
+    ) -> anyhow::Result<String> {
+        let certificate =
+            fs::read(self.certificate()).context("the API server wrote no certificate")?;
+        // JSON is YAML, and needs no second serializer.
+        let kubeconfig = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "test", "cluster": {
+                "server": server, "certificate-authority-data": BASE64.encode(&certificate),
+            }}],
+            "users": [{ "name": user, "user": { "token": token } }],
+            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": user } }],
+            "current-context": "test",
+        });
+        Ok(format!("{kubeconfig:#}\n"))
     }
 
     pub(crate) fn token(&self, user: User) -> String {

@@ -7,6 +7,7 @@
 //! It is a tool of developers: it never ships with the operator, and its errors are made to be read by a person, so they
 //! are [`anyhow::Error`]s that name the remedy.
 
+mod account;
 mod audit;
 pub mod binaries;
 mod control_plane;
@@ -14,6 +15,7 @@ mod credentials;
 pub mod helm;
 mod processes;
 
+pub use account::{Account, apply};
 pub use audit::AuditEvent;
 pub use control_plane::{ControlPlane, Options, Program};
 pub use credentials::User;
