@@ -1,11 +1,12 @@
-//! What is checked besides tests: style, lints, documentation, dependencies, generated files, and the tree itself.
+//! What is checked besides tests: style, lints, documentation, dependencies, the chart, generated files, and the tree
+//! itself.
 
 use std::{env, fs, process::Command};
 
 use anyhow::{Result, ensure};
 
 use crate::{
-    generate, repository,
+    chart, generate, repository,
     stages::Stages,
     tools::{self, Tool},
 };
@@ -33,6 +34,7 @@ pub(crate) fn run(stages: &mut Stages) {
     let mut documentation = repository::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
     documentation.env("RUSTDOCFLAGS", "--deny warnings");
     stages.command("documentation", documentation);
+    stages.function("chart", chart::lint);
     stages.function("generated files", generate::check);
 }
 

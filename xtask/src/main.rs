@@ -3,6 +3,7 @@
 //! Nothing here ships with the operator, and nothing here is needed to build it.
 
 mod chaos;
+mod chart;
 mod check;
 mod cluster;
 mod demo;
@@ -50,7 +51,7 @@ enum Task {
         /// The file to write.
         file: PathBuf,
     },
-    /// Check style, lints, documentation, dependencies and generated files.
+    /// Check style, lints, documentation, dependencies, the chart and generated files.
     Check,
     /// What continuous integration runs: check and test.
     Ci,

@@ -23,6 +23,9 @@ pub(crate) fn run(stages: &mut Stages) {
     let control_plane = stages.function("control-plane programs", || {
         binaries::ensure(&mut binaries::terminal()).map(drop)
     });
+    let helm = stages.function("Helm", || {
+        binaries::helm(&mut binaries::terminal()).map(drop)
+    });
     let tests = stages.command(
         "build",
         repository::cargo(&["test", "--workspace", "--no-run"]),
@@ -41,7 +44,7 @@ pub(crate) fn run(stages: &mut Stages) {
         "operator, release build",
         repository::cargo(&["build", "--release", "-p", "operator"]),
     );
-    if !control_plane || !operator {
+    if !control_plane || !helm || !operator {
         return;
     }
     match program {

@@ -154,7 +154,7 @@ fn collect(schema: &Value, path: &str, fields: &mut Vec<Field>) {
     }
 }
 
-fn kind(schema: &Value, foreign: Option<&str>) -> String {
+pub(super) fn kind(schema: &Value, foreign: Option<&str>) -> String {
     if let Some(items) = schema.get("items") {
         return format!("list of {}", kind(items, foreign));
     }
@@ -171,7 +171,7 @@ fn kind(schema: &Value, foreign: Option<&str>) -> String {
 }
 
 /// What the API server refuses to break, in words.
-fn rules_of(schema: &Value) -> Vec<String> {
+pub(super) fn rules_of(schema: &Value) -> Vec<String> {
     let mut rules = Vec::new();
     if let Some(values) = schema["enum"].as_array() {
         let values: Vec<String> = values
@@ -244,7 +244,7 @@ fn prose(schema: &Value) -> String {
 }
 
 /// Text as a cell of a table.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,7 +29,7 @@ use tokio::{task::AbortHandle, time};
 
 use super::{LOOK_AGAIN, NAMESPACE, OPERATOR, TIMEOUT, World};
 use crate::{
-    cluster,
+    chart, cluster,
     demo::{examples::Example, table::Columns},
     operator::{self, Operator},
     output::{self, step},
@@ -46,12 +46,14 @@ impl World {
     /// Builds what is missing, starts everything and applies the examples; returns when all RunnerPools are ready.
     pub(crate) async fn start(examples: Vec<Example>) -> Result<Self> {
         output::line("Building what is missing");
-        step("control-plane programs", async {
-            tokio::task::spawn_blocking(|| binaries::ensure(&mut binaries::terminal())).await??;
-            Ok((
-                (),
-                "etcd, kube-apiserver, kube-controller-manager".to_owned(),
-            ))
+        step("programs of Kubernetes", async {
+            tokio::task::spawn_blocking(|| {
+                binaries::ensure(&mut binaries::terminal())?;
+                binaries::helm(&mut binaries::terminal())
+            })
+            .await??;
+            let names = "etcd, kube-apiserver, kube-controller-manager, helm";
+            Ok(((), names.to_owned()))
         })
         .await?;
         let program = step("operator, release build", async {
@@ -96,12 +98,12 @@ impl World {
         .await?;
         let (operator, columns) = step("operator", async {
             let crd = cluster::install_crd(&client, &operator::crd(&program)?).await?;
-            let kubeconfig = control_plane.kubeconfig_as(User::Operator);
+            let kubeconfig = rights(&control_plane).await?;
             let log = repository::target()?.join("demo-operator.log");
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
             let operator = Operator::start(&program, &kubeconfig, log, &[])?;
             let shown = format!(
-                "a process of its own; its log is {}",
+                "a process of its own, with the rights of the chart; its log is {}",
                 shorten(operator.log())
             );
             Ok(((operator, Columns::of(&crd)?), shown))
@@ -201,6 +203,13 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A kubeconfig with the rights that the chart gives the operator.
+async fn rights(control_plane: &ControlPlane) -> Result<PathBuf> {
+    let release = tokio::task::spawn_blocking(|| chart::release(NAMESPACE)).await??;
+    let account = control_plane.grant(&release).await?;
+    control_plane.kubeconfig_of(&account).await
 }
 
 /// A path as a user at the root of the repository would write it.

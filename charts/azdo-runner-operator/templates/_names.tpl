@@ -1,0 +1,33 @@
+{{/* Names and labels. Those of the former operator's chart, so that its releases can be upgraded. */}}
+
+{{- define "azdo-runner-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "azdo-runner-operator.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Objects without a namespace carry it in their name: releases of one name in two namespaces do not meet. */}}
+{{- define "azdo-runner-operator.clusterName" -}}
+{{ .Release.Namespace }}:{{ include "azdo-runner-operator.fullname" . }}
+{{- end -}}
+
+{{- define "azdo-runner-operator.serviceAccountName" -}}
+{{- $made := ternary (include "azdo-runner-operator.fullname" .) "default" .Values.serviceAccount.create -}}
+{{- default $made .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{- define "azdo-runner-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "azdo-runner-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "azdo-runner-operator.labels" -}}
+{{ include "azdo-runner-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end -}}
