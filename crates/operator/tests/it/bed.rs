@@ -1,6 +1,6 @@
 //! The test bed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use api::{RunnerPool, RunnerPoolStatus};
 use azure_devops_simulator::{
@@ -8,7 +8,7 @@ use azure_devops_simulator::{
     agent::Pace,
     world::{AgentView, JobSpec, JobView, Outcome, PatSpec, Settings},
 };
-use control_plane::{ControlPlane, User};
+use control_plane::{Account, ControlPlane, helm};
 use futures::StreamExt as _;
 use hollow_node::{HollowNode, Runtime, SimulatedAgents};
 use k8s_openapi::{
@@ -18,6 +18,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    core::DynamicObject,
     runtime::{
         conditions,
         wait::await_condition,
@@ -50,12 +51,31 @@ pub(crate) struct Bed {
     pub(crate) node: HollowNode,
     /// How the operator comes by its plans.
     pub(crate) decide: Decide,
+    /// The service account of the operator, with the rights that the chart gives it by default.
+    pub(crate) account: Account,
     operator: Option<Running>,
 }
 
 struct Running {
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
+}
+
+/// The chart.
+pub(crate) const CHART: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../charts/azdo-runner-operator"
+);
+
+/// The namespace of the operator's service accounts. Not the test's own: a test may delete that.
+const OPERATORS: &str = "default";
+
+/// The objects of a release of this name.
+pub(crate) async fn chart(release: &str, namespace: &str, values: Value) -> Vec<DynamicObject> {
+    let (release, namespace) = (release.to_owned(), namespace.to_owned());
+    let work = move || helm::template(Path::new(CHART), &release, &namespace, &values);
+    let manifests = tokio::task::spawn_blocking(work).await.unwrap().unwrap();
+    helm::objects(&manifests).unwrap()
 }
 
 /// The control plane of the test program, with the CRD.
@@ -113,6 +133,8 @@ impl Bed {
         let settings = hollow_node::Settings::new(&namespace, runtime(&simulator));
         let settings = settings.namespace(&namespace);
         let node = HollowNode::start(client.clone(), settings).await.unwrap();
+        let release = chart(&namespace, OPERATORS, json!({})).await;
+        let account = control_plane.grant(&release).await.unwrap();
         let bed = Self {
             client,
             namespace,
@@ -121,6 +143,7 @@ impl Bed {
             token,
             node,
             decide: operator::decide::checked,
+            account,
             operator: None,
         };
         bed.secret("pat-token", &[("token", &bed.token)]).await;
@@ -139,16 +162,26 @@ impl Bed {
     }
 
     pub(crate) async fn start_operator_of(&mut self, namespaces: &[&str]) {
+        self.start_operator_as(&self.account.clone(), namespaces)
+            .await;
+    }
+
+    pub(crate) async fn start_operator_as(&mut self, account: &Account, namespaces: &[&str]) {
         assert!(self.operator.is_none(), "the operator runs already");
+        let config = control_plane().await.config_of(account).await.unwrap();
         let stop = CancellationToken::new();
         let operator = Operator {
-            config: control_plane().await.config_as(User::Operator).unwrap(),
+            config,
             namespaces: namespaces
                 .iter()
                 .map(|&namespace| namespace.to_owned())
                 .collect(),
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
-            election: Some(election(&self.namespace)),
+            // The chart names all of a release's objects alike.
+            election: Some(Election {
+                name: account.name.clone(),
+                ..election(&account.namespace)
+            }),
             decide: self.decide,
         };
         let task = tokio::spawn(operate(operator, stop.clone()));

@@ -7,7 +7,6 @@ use azure_devops_simulator::world::{
     AgentVersion, BusyTypeKey, CapabilityPrecedence, Fault, FaultKind, JobRequestOrder,
     MatchedAgents, Outcome, PatSpec, Scope, Switches,
 };
-use control_plane::User;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::{
     Api, ResourceExt as _,
@@ -406,9 +405,10 @@ async fn nothing_is_written_while_nothing_changes() {
         let log = futures::executor::block_on(control_plane())
             .audit_log()
             .unwrap();
-        let ours = log.into_iter().filter(|event| {
-            event.user == User::Operator.name() && event.namespace == bed.namespace
-        });
+        let user = bed.account.user();
+        let ours = log
+            .into_iter()
+            .filter(|event| event.user == user && event.namespace == bed.namespace);
         // A watch ends and begins anew every few minutes, and the lease is renewed, whatever happens.
         ours.filter(|event| event.verb != "watch" && event.resource != "leases")
             .collect::<Vec<_>>()
@@ -526,9 +526,10 @@ async fn a_quota_makes_jobs_wait_and_the_api_server_is_not_pestered() {
         let log = futures::executor::block_on(control_plane())
             .audit_log()
             .unwrap();
-        let ours = log.into_iter().filter(|event| {
-            event.user == User::Operator.name() && event.namespace == bed.namespace
-        });
+        let user = bed.account.user();
+        let ours = log
+            .into_iter()
+            .filter(|event| event.user == user && event.namespace == bed.namespace);
         ours.filter(|event| event.resource == "pods" && event.verb == "create" && event.code == 403)
             .count()
     };

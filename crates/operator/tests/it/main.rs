@@ -12,6 +12,7 @@
 )]
 
 mod bed;
+mod chart;
 mod connection;
 mod crd;
 mod failover;
@@ -22,6 +23,7 @@ mod naming;
 mod pods;
 mod removals;
 mod replica;
+mod rights;
 mod scaling;
 mod shutdown;
 mod storage;

@@ -21,10 +21,10 @@ use serde_json::json;
 use crate::bed::{Bed, ORGANIZATION, agent_names, jobs, long_job, names, objects_when};
 
 const SHORT: Duration = Duration::from_millis(200);
-const GIVEN_UP: &str = "devops.opentools.mf/GivenUp";
+pub(crate) const GIVEN_UP: &str = "devops.opentools.mf/GivenUp";
 
 /// Moves a condition of a Pod into the past, as if it had lasted for so long.
-async fn age(bed: &Bed, pod: &str, type_: &str, seconds: i64) {
+pub(crate) async fn age(bed: &Bed, pod: &str, type_: &str, seconds: i64) {
     let since = Time(Timestamp::now() - SignedDuration::from_secs(seconds));
     let status = json!({ "conditions": [{ "type": type_, "lastTransitionTime": since }] });
     let patch = Patch::Strategic(json!({ "status": status }));
@@ -33,7 +33,7 @@ async fn age(bed: &Bed, pod: &str, type_: &str, seconds: i64) {
     pods.patch_status(pod, &params, &patch).await.unwrap();
 }
 
-fn has_condition(pod: &Pod, type_: &str) -> bool {
+pub(crate) fn has_condition(pod: &Pod, type_: &str) -> bool {
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|conditions| conditions.iter().any(|condition| condition.type_ == type_))
@@ -95,7 +95,7 @@ impl Bed {
     }
 
     /// The name of a Pod that waits for this reason, as soon as there is one.
-    async fn waiting(&self, reason: &str) -> String {
+    pub(crate) async fn waiting(&self, reason: &str) -> String {
         let waits = |pod: &Pod| phase(pod) == "Pending" && waits_for(pod, reason);
         let pods = self.pods_when(reason, |pods| pods.iter().any(waits)).await;
         pods.into_iter().find(waits).unwrap().name_any()
