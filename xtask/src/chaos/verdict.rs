@@ -226,6 +226,7 @@ mod tests {
     fn deletion(user: &str, second: i64) -> AuditEvent {
         AuditEvent {
             verb: "delete".into(),
+            group: String::new(),
             resource: "pods".into(),
             subresource: String::new(),
             namespace: "red".into(),
