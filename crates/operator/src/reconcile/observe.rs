@@ -92,7 +92,8 @@ pub(crate) fn gather(
 
 /// Names that agents of others have in the agent pool, or are about to have: RunnerPools of the same name in other
 /// namespaces, and a former RunnerPool of this name whose Pods are still on their way out. And those of Pods that went
-/// after the look: it may be too old to show that their agents have registered, and are online.
+/// after the look: it may be too old to show that their agents have registered, and are online. And those of others' Pods
+/// that may be there, as their creation had no answer.
 fn taken(
     identity: &Identity,
     wishes: &Pool,
@@ -114,6 +115,7 @@ fn taken(
         taken.extend(
             pods.map(|pod| pod.pod.name)
                 .chain(known.pods.gone_from(&sibling))
+                .chain(known.pods.doubted(&sibling))
                 .filter(|name| name.starts_with(&prefix)),
         );
         if sibling.name == identity.key.name {
