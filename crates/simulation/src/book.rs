@@ -91,6 +91,8 @@ pub struct Counts {
     pub troubles: BTreeMap<&'static str, u64>,
     /// Most Pods above the maximum while two operators acted.
     pub above_maximum_with_two: u64,
+    /// Pods that found no claim, as another operator that acted at the same time had deleted it.
+    pub claims_missing_with_two: u64,
     /// Longest time from the end of all trouble to rest, in milliseconds.
     pub longest_to_rest: i64,
 }
@@ -112,6 +114,7 @@ impl Counts {
             requests,
             troubles,
             above_maximum_with_two,
+            claims_missing_with_two,
             longest_to_rest,
         } = other;
         self.jobs += jobs;
@@ -129,6 +132,7 @@ impl Counts {
             *self.troubles.entry(kind).or_default() += count;
         }
         self.above_maximum_with_two = self.above_maximum_with_two.max(*above_maximum_with_two);
+        self.claims_missing_with_two += claims_missing_with_two;
         self.longest_to_rest = self.longest_to_rest.max(*longest_to_rest);
     }
 

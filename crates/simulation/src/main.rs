@@ -219,13 +219,14 @@ impl Batch {
             counts.jobs_lost_outside
         );
         println!(
-            "{} Pods, {} passes, {} requests, {} looks that were made; {} s to rest at the longest; {} above the maximum with two leaders",
+            "{} Pods, {} passes, {} requests, {} looks that were made; {} s to rest at the longest; with two leaders {} above the maximum and {} claims missing",
             counts.pods,
             counts.passes,
             counts.requests,
             counts.looks,
             counts.longest_to_rest / 1000,
-            counts.above_maximum_with_two
+            counts.above_maximum_with_two,
+            counts.claims_missing_with_two
         );
         let troubles: Vec<String> = counts
             .troubles

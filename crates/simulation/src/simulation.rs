@@ -9,7 +9,10 @@ mod troubles;
 mod truth;
 mod users;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use azure_devops::Connections;
 use azure_devops_simulator::{Settings, World, world::direct::PoolHandle};
@@ -28,7 +31,7 @@ use crate::{
     Options,
     book::Book,
     clock::{HOUR, Millis, at},
-    cluster::{Change, Cluster},
+    cluster::{Change, Cluster, Name},
     queue::Queue,
     random::Random,
     scenario::{AGENT_POOLS, Kind, ORGANIZATION, Scenario},
@@ -88,6 +91,8 @@ pub(crate) struct Simulation {
     pub(crate) connections: Connections,
     pub(crate) troubles: Troubles,
     pub(crate) book: Book,
+    /// Claims that an operator deleted while another one acted.
+    pub(crate) contested_claims: BTreeSet<Name>,
     /// Registrations of strangers that have to be there, with whether they are enabled.
     pub(crate) strangers: HashMap<i64, (usize, bool)>,
     /// Kept claims that have to be there, by name, with their uid.
@@ -135,6 +140,7 @@ impl Simulation {
             connections,
             troubles: Troubles::new(scenario.pools.len()),
             book: Book::new(options.trace),
+            contested_claims: BTreeSet::new(),
             strangers: HashMap::new(),
             kept: HashMap::new(),
             next_deadline: Millis::MAX,

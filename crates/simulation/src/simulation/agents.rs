@@ -245,6 +245,8 @@ impl Simulation {
             return;
         }
         if !self.judge_mounts(number) {
+            // It waits for its claim, and tells so.
+            self.report_soon(number);
             return;
         }
         let since = self.now;
@@ -575,7 +577,7 @@ impl Simulation {
     fn told_to_stop(&mut self, number: usize) {
         let machine = &self.machines[number];
         let node = &self.nodes[machine.node];
-        if machine.gone || machine.stopping || node.lost {
+        if machine.gone || node.lost {
             return;
         }
         if node.cut_until > self.now {
@@ -583,9 +585,12 @@ impl Simulation {
             self.after(wait, Event::Pod(number, Step::ToldToStop));
             return;
         }
-        self.machines[number].stopping = true;
+        let told_before = std::mem::replace(&mut self.machines[number].stopping, true);
         if !self.machines[number].is_running() {
             self.report_soon(number);
+            return;
+        }
+        if told_before {
             return;
         }
         if self.options.control == Some(Control::OneLook) {

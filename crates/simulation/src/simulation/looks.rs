@@ -311,8 +311,9 @@ impl Simulation {
         let mut true_at = now;
         let refused = self.refuse_read(operator, token.as_deref(), &mut random);
         let (mut agent_list, mut request_list) = self.agent_pools[agent_pool].lists(&self.world);
-        // A wrong list is repeated, but for less than a minute: that is what is assumed of the service.
-        let lying = now.rem_euclid(MINUTE) < 45 * SECOND && random.permille(600);
+        // A wrong list is repeated, but for less than a minute: that is what is assumed of the service. The truth is told
+        // for long enough that every reader meets it in between.
+        let lying = now.rem_euclid(2 * MINUTE) < 45 * SECOND && random.permille(600);
         if self.troubles.is(Kind::AzureEmptyList) && lying {
             agent_list = Arc::default();
             request_list = Arc::default();

@@ -281,7 +281,11 @@ impl Simulation {
             Request::DeleteClaim(name, preconditions) => {
                 let name = (namespace, name);
                 self.judge_claim_deletion(&name, &preconditions);
-                Answer::Kubernetes(self.cluster.delete_claim(&name, &preconditions, now))
+                let deleted = self.cluster.delete_claim(&name, &preconditions, now);
+                if deleted.is_ok() && self.others_act(operator) {
+                    self.contested_claims.insert(name);
+                }
+                Answer::Kubernetes(deleted)
             }
             Request::Finalizers(version, finalizers) => {
                 let key = key(object);

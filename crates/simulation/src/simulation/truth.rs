@@ -95,7 +95,7 @@ impl Simulation {
     }
 
     /// Whether another operator acts, or something that a former one sent is still on its way or not yet told.
-    fn others_act(&self, operator: usize) -> bool {
+    pub(super) fn others_act(&self, operator: usize) -> bool {
         let asked = self.asks.iter().flatten();
         let asked = asked.filter(|ask| ask.operator != operator);
         self.living().iter().any(|&other| other != operator) || asked.count() > 0
@@ -284,9 +284,16 @@ impl Simulation {
         };
         let mut claims = mounts(pod).map(|claim| (name.0.clone(), claim.to_owned()));
         let missing = claims.find(|claim| !self.cluster.claims.contains_key(claim));
-        if let Some((_, claim)) = &missing {
-            self.book
-                .fail(Breach::ClaimInUseDeleted, self.now, claim.clone());
+        match &missing {
+            // Between the claim that one operator made and its Pod, another may take the claim for one that nobody has.
+            Some(claim) if self.contested_claims.contains(claim) => {
+                self.book.counts.claims_missing_with_two += 1;
+            }
+            Some((_, claim)) => {
+                self.book
+                    .fail(Breach::ClaimInUseDeleted, self.now, claim.clone());
+            }
+            None => {}
         }
         missing.is_none()
     }
