@@ -30,7 +30,8 @@ pub struct AuditEvent {
     pub namespace: String,
     /// Empty for a list or watch, and for a create that leaves the name to the server.
     pub name: String,
-    /// The name of the [`crate::User`], or of a service account.
+    /// The name of the [`crate::User`], or of a service account. Empty where the API server did not find out: it was just
+    /// starting, or the request was broken off.
     pub user: String,
     /// The client's `User-Agent` header, empty without one.
     pub user_agent: String,
@@ -85,7 +86,8 @@ struct Line {
     request_received_timestamp: Timestamp,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct LineUser {
     username: String,
 }
@@ -122,5 +124,24 @@ impl From<Line> for AuditEvent {
             code: line.response_status.code,
             time: line.request_received_timestamp,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_request_of_nobody_is_read_too() {
+        let line = r#"{"level":"Metadata","stage":"ResponseStarted","requestURI":"/api/v1/namespaces/a/pods/b","verb":"get",
+            "user":{},"objectRef":{"resource":"pods","namespace":"a","name":"b","apiVersion":"v1"},
+            "responseStatus":{"metadata":{},"code":401},"requestReceivedTimestamp":"2026-01-01T00:00:00.000000Z"}"#;
+        let event = AuditEvent::from(serde_json::from_str::<Line>(line).unwrap());
+        assert_eq!(
+            (event.user.as_str(), event.name.as_str(), event.code),
+            ("", "b", 401)
+        );
     }
 }
