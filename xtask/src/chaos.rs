@@ -7,6 +7,7 @@
 //!
 //! The seed fixes what happens and when; how the parts interleave is up to the machine.
 
+mod ambush;
 mod drive;
 mod leases;
 mod leftovers;

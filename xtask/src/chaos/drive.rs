@@ -107,6 +107,7 @@ impl Chaos {
     /// What was broken is mended. Whether all of it could be.
     async fn calm(&mut self, world: &mut World) -> Result<bool> {
         tell_text("Calm");
+        world.ambush.call_off();
         let deadline = Instant::now() + PATIENCE;
         while !self.strikes.are_over() && Instant::now() < deadline {
             self.step(world).await?;
@@ -274,6 +275,7 @@ impl Chaos {
             leader_changes: world.leases.leader_changes(),
             ends: world.replicas.ends.clone(),
             jobs: Jobs {
+                right_after_a_look: world.ambush.jobs(),
                 withheld: self.withheld,
                 ..Jobs::default()
             },

@@ -41,6 +41,8 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Jobs {
     pub(crate) queued: usize,
+    /// Of these, those that came when the operator had just looked at an agent pool with an idle agent.
+    pub(crate) right_after_a_look: usize,
     pub(crate) finished: usize,
     pub(crate) unfinished: usize,
     pub(crate) refused: usize,
@@ -178,7 +180,13 @@ impl Report {
             lines.push(format!("  {name:<36} {value}").trim_end().to_owned());
         };
         let jobs = &self.jobs;
-        add("jobs queued", jobs.queued.to_string());
+        add(
+            "jobs queued",
+            format!(
+                "{}, of which {} right after a look",
+                jobs.queued, jobs.right_after_a_look
+            ),
+        );
         add("jobs finished", jobs.finished.to_string());
         add(
             "jobs killed by the operator",

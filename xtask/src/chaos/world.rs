@@ -1,6 +1,7 @@
 //! What runs, and how it is started, asked and stopped.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -24,6 +25,7 @@ use tokio::{task::AbortHandle, time};
 
 use super::{
     LOOK_AGAIN, PATIENCE,
+    ambush::Ambush,
     leases::LeaseWatch,
     limits::Limits,
     pools::{self, NAMESPACES, ORGANIZATION, Pool, SECRET},
@@ -53,6 +55,7 @@ pub(crate) struct World {
     /// One for each of [`NAMESPACES`], so that not everything is lost with one.
     pub(crate) nodes: Vec<HollowNode>,
     pub(crate) simulator: Simulator,
+    pub(crate) ambush: Ambush,
     pub(crate) control_plane: ControlPlane,
     /// Programs of the control plane that are meant to be down.
     pub(crate) struck: Vec<Program>,
@@ -77,7 +80,7 @@ impl World {
             program,
             replicas,
             folder,
-            random,
+            mut random,
         } = setup;
         step("control-plane programs", async {
             tokio::task::spawn_blocking(|| binaries::ensure(&mut binaries::terminal())).await??;
@@ -91,11 +94,13 @@ impl World {
         })
         .await?;
         let client = control_plane.client()?;
-        let (simulator, token) = step("simulated Azure DevOps", async {
+        let ambushes = random.fork();
+        let (simulator, token, ambush) = step("simulated Azure DevOps", async {
             let simulator = Simulator::start(simulator_settings()).await?;
-            let token = furnish(&simulator, &pools::all())?;
+            let (token, agent_pools) = furnish(&simulator, &pools::all())?;
+            let ambush = Ambush::lay(&simulator, agent_pools, ambushes);
             let url = simulator.url().to_string();
-            Ok(((simulator, token), url))
+            Ok(((simulator, token, ambush), url))
         })
         .await?;
         cluster::install_crd(&client, &operator::crd(program)?).await?;
@@ -134,6 +139,7 @@ impl World {
             replicas,
             nodes,
             simulator,
+            ambush,
             control_plane,
             struck: Vec::new(),
             limits,
@@ -323,8 +329,9 @@ fn pace() -> Pace {
     }
 }
 
-/// The organization, its agent pools, the operator's token, and a stranger's agent.
-fn furnish(simulator: &Simulator, pools: &[Pool]) -> Result<String> {
+/// The organization, its agent pools, the operator's token, and a stranger's agent. Gives the token, and the agent pools by
+/// id.
+fn furnish(simulator: &Simulator, pools: &[Pool]) -> Result<(String, BTreeMap<i64, &'static str>)> {
     simulator.with_world(|world| {
         world.create_organization(ORGANIZATION)?;
         let spec = PatSpec {
@@ -332,11 +339,11 @@ fn furnish(simulator: &Simulator, pools: &[Pool]) -> Result<String> {
             ..PatSpec::default()
         };
         let token = world.create_pat(ORGANIZATION, spec)?;
-        let mut made: Vec<&str> = Vec::new();
+        let mut agent_pools = BTreeMap::new();
         for pool in pools {
-            if !made.contains(&pool.agent_pool) {
-                world.create_pool(Timestamp::now(), ORGANIZATION, pool.agent_pool)?;
-                made.push(pool.agent_pool);
+            if !agent_pools.values().any(|name| *name == pool.agent_pool) {
+                let id = world.create_pool(Timestamp::now(), ORGANIZATION, pool.agent_pool)?;
+                agent_pools.insert(id, pool.agent_pool);
             }
         }
         let stranger = AgentSpec {
@@ -349,7 +356,7 @@ fn furnish(simulator: &Simulator, pools: &[Pool]) -> Result<String> {
             STRANGERS_AGENT_POOL,
             stranger,
         )?;
-        Ok(token)
+        Ok((token, agent_pools))
     })
 }
 
