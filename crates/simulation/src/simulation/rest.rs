@@ -48,7 +48,7 @@ impl Simulation {
         let end = self.now + bound + self.work_left();
         loop {
             self.until(self.now + LOOK);
-            self.cancel_what_nobody_offers();
+            self.cancel_what_not_all_offer();
             self.settle();
             let left = self.unrest();
             if left.is_empty() {

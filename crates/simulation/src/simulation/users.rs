@@ -1,5 +1,6 @@
 //! Users: jobs come, jobs are cancelled, RunnerPools come back, and garbage collection does its part.
 
+use api::RunnerPool;
 use azure_devops_simulator::{JobResult, JobSpec, Outcome};
 use kube::api::Preconditions;
 
@@ -51,6 +52,19 @@ impl Simulation {
             .collect();
         offered.sort();
         offered.dedup();
+        offered
+    }
+
+    /// What every RunnerPool of an agent pool offers. A job is not yet brought to the one that offers what it demands: the
+    /// others make agents of their own for it, in vain, and where these fill their maximum it may wait for ever.
+    fn offered_by_all(&self, agent_pool: usize) -> Vec<String> {
+        let pools = self.cluster.pools.values();
+        let pools = pools.filter(|pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
+        let offers = |pool: &RunnerPool, demand: &String| {
+            pool.spec.capability_aware && pool.spec.capability_images.contains_key(demand)
+        };
+        let mut offered = self.offered(agent_pool);
+        offered.retain(|demand| pools.clone().all(|pool| offers(pool, demand)));
         offered
     }
 
@@ -106,10 +120,10 @@ impl Simulation {
         self.world.cancel_job(now, ORGANIZATION, job).is_ok()
     }
 
-    /// Users cancel what nobody offers any more: it would wait for ever.
-    pub(crate) fn cancel_what_nobody_offers(&mut self) {
+    /// Users cancel what not every RunnerPool of its agent pool offers: it might wait for ever.
+    pub(crate) fn cancel_what_not_all_offer(&mut self) {
         for agent_pool in 0..self.agent_pools.len() {
-            let offered = self.offered(agent_pool);
+            let offered = self.offered_by_all(agent_pool);
             let handle = self.handle(agent_pool);
             let vain: Vec<i64> = self
                 .world
