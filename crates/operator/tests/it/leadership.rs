@@ -219,15 +219,9 @@ async fn allow(client: &Client, user: &str, rules: serde_json::Value) -> String 
     name
 }
 
-/// The rules of the `ClusterRole` in the README: what the operator is said to need.
+/// The rules of the `ClusterRole` and of the `Role` that the chart renders to: what the operator is said to need.
 fn documented_rules() -> (serde_json::Value, serde_json::Value) {
-    let readme = include_str!("../../../../README.md");
-    let yaml = readme
-        .split("```yaml\n")
-        .map(|block| block.split("```").next().unwrap())
-        .find(|block| block.contains("kind: ClusterRole\n"))
-        .unwrap();
-    let objects: Vec<serde_json::Value> = yaml
+    let objects: Vec<serde_json::Value> = include_str!("../../../../deploy/operator.yaml")
         .split("---\n")
         .map(|object| serde_saphyr::from_str(object).unwrap())
         .collect();
