@@ -38,7 +38,7 @@ struct Args {
     /// Run an operator that does what must not be done; it has to fail.
     #[arg(long)]
     control: Option<Control>,
-    /// Also run each control, over a tenth of the seeds, and print what it did beside ours.
+    /// Also run each control, over a twentieth of the seeds or until it is caught, and print what it did beside ours.
     #[arg(long, conflicts_with_all = ["seed", "control"])]
     controls: bool,
     /// Make every look, also those that cannot change anything.
@@ -73,7 +73,7 @@ fn main() -> anyhow::Result<ExitCode> {
     ours.print(options);
     let mut failed = !ours.failing.is_empty();
     if args.controls {
-        let share = (count / 10).max(1);
+        let share = (count / 20).max(1);
         println!(
             "\n{:<18} {:>6} {:>8} {:>8} {:>8}  other failures",
             "operator", "seeds", "failing", "killed", "left over"
@@ -95,6 +95,9 @@ fn main() -> anyhow::Result<ExitCode> {
         ExitCode::SUCCESS
     })
 }
+
+/// Seeds that a control has failed when it counts as caught, so that no more are run.
+const CAUGHT: usize = 10;
 
 /// Many runs.
 struct Batch {
@@ -134,7 +137,11 @@ impl Batch {
                 scope.spawn(|| {
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= count {
+                        let caught = || {
+                            let batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
+                            options.control.is_some() && batch.failing.len() >= CAUGHT
+                        };
+                        if seed >= count || caught() {
                             return;
                         }
                         let run = simulator.run(first + seed, options);
