@@ -86,12 +86,18 @@ impl Bed {
         objects_when(self.api(), what, wanted).await
     }
 
-    /// The message of the condition `Degraded`, as soon as it is true for this reason.
-    async fn degraded(&self, reason: &str) -> String {
-        let status = self.condition_when("web", "Degraded", "True", reason).await;
-        let mut conditions = status.conditions.into_iter();
-        let degraded = conditions.find(|condition| condition.type_ == "Degraded");
-        degraded.unwrap().message
+    /// The condition `Degraded` is true for this reason and its message says this. What an earlier pass said may stand there
+    /// until the next one.
+    async fn degraded(&self, reason: &str, said: &[&str]) {
+        self.status_when("web", &format!("Degraded for {reason}: {said:?}"), |seen| {
+            let mut conditions = seen.conditions.iter();
+            let degraded = conditions.find(|condition| condition.type_ == "Degraded");
+            degraded.is_some_and(|degraded| {
+                (degraded.status.as_str(), degraded.reason.as_str()) == ("True", reason)
+                    && said.iter().all(|said| degraded.message.contains(said))
+            })
+        })
+        .await;
     }
 
     /// The name of a Pod that waits for this reason, as soon as there is one.
@@ -120,13 +126,8 @@ async fn a_pod_whose_secret_lacks_a_key_is_given_up_and_made_again_when_the_key_
     bed.ready("web").await;
     bed.queue(jobs(1, SHORT)).await;
     let first = bed.waiting("CreateContainerConfigError").await;
-    let message = bed.degraded("PodFailing").await;
-    assert!(
-        message.contains(&first)
-            && message.contains("CreateContainerConfigError")
-            && message.contains("late"),
-        "{message}"
-    );
+    let cause = "CreateContainerConfigError";
+    bed.degraded("PodFailing", &[&first, cause, "late"]).await;
     age(&bed, &first, "PodScheduled", 120).await;
     let pods = bed
         .pods_when("it is given up", |pods| {
@@ -141,11 +142,8 @@ async fn a_pod_whose_secret_lacks_a_key_is_given_up_and_made_again_when_the_key_
         notes(events, "AgentGivenUp").next().is_some()
     })
     .await;
-    let message = bed.degraded("PodFailing").await;
-    assert!(
-        message.contains("did not start: CreateContainerConfigError"),
-        "{message}"
-    );
+    bed.degraded("PodFailing", &[&format!("did not start: {cause}")])
+        .await;
     bed.secret("late", &[("key", "value")]).await;
     age(&bed, &first, GIVEN_UP, 35).await;
     bed.pods_when("another is made in its place", |pods| {
@@ -221,8 +219,7 @@ async fn a_pod_without_a_node_keeps_its_turn_until_a_job_of_another_image_needs_
         .pods_when("a Pod that no node takes", |pods| pods.iter().any(hangs))
         .await;
     age(&bed, &pods[0].name_any(), "PodScheduled", 1200).await;
-    let message = bed.degraded("Unschedulable").await;
-    assert!(message.contains("Insufficient cpu"), "{message}");
+    bed.degraded("Unschedulable", &["Insufficient cpu"]).await;
     let lists = || async {
         let counts = bed.control.requests(Some(ORGANIZATION)).await.unwrap();
         counts.of("pat:default", "JobRequests.List")
@@ -270,8 +267,7 @@ async fn a_refused_pod_makes_jobs_wait_until_it_is_let_in() {
     bed.create("web", json!({})).await;
     bed.ready("web").await;
     let job = bed.queue(jobs(1, SHORT)).await;
-    let message = bed.degraded("PodRefused").await;
-    assert!(message.contains("PodSecurity"), "{message}");
+    bed.degraded("PodRefused", &["PodSecurity"]).await;
     assert_eq!(bed.jobs().await[0].outcome, Outcome::Queued);
     bed.events_when("an event tells of it", |events| {
         notes(events, "PodRefused").next().is_some()
@@ -399,11 +395,8 @@ async fn a_pod_on_a_lost_node_keeps_its_own_place_and_no_other() {
     bed.ready("web").await;
     let lost = bed.run(long_job()).await;
     bed.node.lose().await.unwrap();
-    let message = bed.degraded("PodStuck").await;
-    assert!(
-        message.contains("web-agent-0 (its node does not answer)"),
-        "{message}"
-    );
+    bed.degraded("PodStuck", &["web-agent-0 (its node does not answer)"])
+        .await;
     let note = format!("Job request {} was lost", lost.id);
     bed.events_when("the job is lost", |events| {
         let mut notes = notes(events, "JobLost");
