@@ -120,11 +120,13 @@ impl<V: Mirrored> Mirror<V> {
             .unwrap_or_default()
     }
 
-    /// Whether a RunnerPool has an object of this name.
-    pub(crate) fn has(&self, pool: &PoolKey, name: &str) -> bool {
+    /// Whether a RunnerPool has an object of this name, or may have one, as its creation had no answer.
+    pub(crate) fn may_have(&self, pool: &PoolKey, name: &str) -> bool {
         let state = self.state();
         let objects = state.pools.get(pool);
+        let doubted = state.doubted.get(pool);
         objects.is_some_and(|objects| objects.contains_key(name))
+            || doubted.is_some_and(|doubted| doubted.contains(name))
     }
 
     /// When the last object of a RunnerPool that has none now was seen to go; `None`: there never was one.

@@ -109,6 +109,18 @@ impl Reader {
         (state.pool_id, state.outcome.clone())
     }
 
+    /// Whether an agent of this name, without regard to case, was registered when it was last looked.
+    pub(crate) fn has_seen(&self, name: &str) -> bool {
+        let state = self.state();
+        let seen = match &state.outcome {
+            Outcome::Pending => None,
+            Outcome::Seen(look) => Some(&look.agent_pool),
+            Outcome::Failed(failure) => failure.last.as_ref(),
+        };
+        let mut registrations = seen.into_iter().flat_map(|seen| &seen.registrations);
+        registrations.any(|registration| registration.name.eq_ignore_ascii_case(name))
+    }
+
     pub(crate) fn subscribe(&self, pool: PoolKey, interval: Duration) {
         let mut state = self.state();
         let shorter = state

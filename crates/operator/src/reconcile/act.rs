@@ -277,7 +277,7 @@ impl<O: Outside> Actor<'_, O> {
         // It may have created it, and ended its reservation, after this plan was made.
         let agent_pool = &self.observed.subscription.agent_pool;
         let siblings = subscriptions.siblings(&self.identity.key, agent_pool);
-        if siblings.iter().any(|pool| self.known.pods.has(pool, name)) {
+        if (siblings.iter()).any(|pool| self.known.pods.may_have(pool, name)) {
             return End::PutOff("another RunnerPool has an agent of this name");
         }
         let (mut without, mut made) = (Vec::new(), Vec::new());
@@ -293,6 +293,11 @@ impl<O: Outside> Actor<'_, O> {
                     return end;
                 }
             }
+        }
+        // Claims may take a while, and an agent would register over another one of its name.
+        if self.observed.subscription.reader.has_seen(name) {
+            self.take_back(&made).await;
+            return End::PutOff("an agent of this name has registered since the plan was made");
         }
         let blueprint = Blueprint {
             without: &without,
