@@ -105,6 +105,11 @@ impl Machine {
     pub(crate) fn is_hanging(&self) -> bool {
         self.hangs
     }
+
+    /// Its one job is over: it opens no session and takes no message any more, and is about to exit.
+    fn has_run_once(&self) -> bool {
+        self.run_once && self.worker.is_none() && self.worker_ended_at > 0
+    }
 }
 
 /// What happens to a Pod next.
@@ -323,6 +328,9 @@ impl Simulation {
         let (Some(id), None) = (machine.registration, machine.session) else {
             return;
         };
+        if machine.has_run_once() {
+            return;
+        }
         if self.troubles.is(Kind::ServiceDown) {
             self.after(15 * SECOND, Event::Pod(number, Step::Opens));
             return;
@@ -356,7 +364,7 @@ impl Simulation {
 
     fn read(&mut self, number: usize) {
         let machine = &self.machines[number];
-        let Some(session) = machine.session else {
+        let Some(session) = machine.session.filter(|_| !machine.has_run_once()) else {
             return;
         };
         if self.troubles.is(Kind::ServiceDown) {
