@@ -93,6 +93,9 @@ pub struct Counts {
     pub above_maximum_with_two: u64,
     /// Pods that found no claim, as another operator that acted at the same time had deleted it.
     pub claims_missing_with_two: u64,
+    /// Agents that met another of their name, made by another operator that acted at the same time for a RunnerPool of the
+    /// same name.
+    pub identities_shared_with_two: u64,
     /// Longest time from the end of all trouble to rest, in milliseconds.
     pub longest_to_rest: i64,
 }
@@ -115,6 +118,7 @@ impl Counts {
             troubles,
             above_maximum_with_two,
             claims_missing_with_two,
+            identities_shared_with_two,
             longest_to_rest,
         } = other;
         self.jobs += jobs;
@@ -133,6 +137,7 @@ impl Counts {
         }
         self.above_maximum_with_two = self.above_maximum_with_two.max(*above_maximum_with_two);
         self.claims_missing_with_two += claims_missing_with_two;
+        self.identities_shared_with_two += identities_shared_with_two;
         self.longest_to_rest = self.longest_to_rest.max(*longest_to_rest);
     }
 

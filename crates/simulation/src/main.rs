@@ -226,14 +226,15 @@ impl Batch {
             counts.jobs_lost_outside
         );
         println!(
-            "{} Pods, {} passes, {} requests, {} looks that were made; {} s to rest at the longest; with two leaders {} above the maximum and {} claims missing",
+            "{} Pods, {} passes, {} requests, {} looks that were made; {} s to rest at the longest; with two leaders {} above the maximum, {} claims missing and {} names given twice",
             counts.pods,
             counts.passes,
             counts.requests,
             counts.looks,
             counts.longest_to_rest / 1000,
             counts.above_maximum_with_two,
-            counts.claims_missing_with_two
+            counts.claims_missing_with_two,
+            counts.identities_shared_with_two
         );
         let troubles: Vec<String> = counts
             .troubles

@@ -66,8 +66,7 @@ pub(crate) struct Machine {
     placed_at: Millis,
     /// Its image cannot be pulled.
     no_image: bool,
-    /// What the operator that made it knew of names: this is when its list of agents was true.
-    pub(crate) names_seen_at: Millis,
+    pub(crate) maker: Maker,
     pub(crate) registration: Option<i64>,
     session: Option<Uuid>,
     session_wanted_since: Option<Millis>,
@@ -82,6 +81,16 @@ pub(crate) struct Machine {
     pub(crate) ended_by_operator: bool,
     /// Its object is gone.
     pub(crate) gone: bool,
+}
+
+/// The operator that made a Pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Maker {
+    pub(crate) operator: usize,
+    /// Another one acted at the same time.
+    pub(crate) with_others: bool,
+    /// What it knew of names: this is when its list of agents was true.
+    pub(crate) names_seen_at: Millis,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +150,7 @@ pub(crate) enum Step {
 
 impl Simulation {
     /// A Pod was created: it is put on a node and starts.
-    pub(crate) fn place(&mut self, pod: &Pod, pool: usize, names_seen_at: Millis) {
+    pub(crate) fn place(&mut self, pod: &Pod, pool: usize, maker: Maker) {
         let agent = &pod.spec.as_ref().map(|spec| &spec.containers[0]);
         let variable = |name: &str| {
             let env = agent.iter().flat_map(|agent| agent.env.iter().flatten());
@@ -181,7 +190,7 @@ impl Simulation {
             container: Container::Waiting,
             placed_at: self.now,
             no_image: false,
-            names_seen_at,
+            maker,
             registration: None,
             session: None,
             session_wanted_since: None,

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use operator::outside::Failure;
 use reqwest::StatusCode;
 
-use super::{Event, Simulation, owned, truth::Origin};
+use super::{Event, Simulation, agents::Maker, owned, truth::Origin};
 use crate::{
     clock::{Millis, SECOND},
     cluster::{Deletion, key, refusal},
@@ -236,7 +236,12 @@ impl Simulation {
                 }
                 let created = self.cluster.create_pod(*pod, now);
                 if let Ok(pod) = &created {
-                    self.place(pod, pool, names_seen_at);
+                    let maker = Maker {
+                        operator,
+                        with_others: self.others_act(operator),
+                        names_seen_at,
+                    };
+                    self.place(pod, pool, maker);
                     self.judge_creation(operator, object, pod);
                 }
                 Answer::Pod(created.map(|pod| Some(Box::new(owned(&pod)))))

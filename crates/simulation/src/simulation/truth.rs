@@ -218,7 +218,7 @@ impl Simulation {
         self.strangers.remove(&id);
         let machine = &self.machines[number];
         // Who registered after the operator looked was overlooked by nobody.
-        if since < machine.names_seen_at {
+        if since < machine.maker.names_seen_at {
             let detail = format!("{} registered over a stranger's agent", machine.agent);
             self.book.fail(Breach::StrangerTouched, self.now, detail);
         } else {
@@ -240,6 +240,10 @@ impl Simulation {
         if self.machines[twin].outside.is_some() && self.machines[twin].gone {
             return;
         }
+        if self.made_at_once(number, twin) {
+            self.book.counts.identities_shared_with_two += 1;
+            return;
+        }
         let detail = format!(
             "{} in {} and in {}",
             machine.agent, machine.name.0, self.machines[twin].name.0
@@ -249,8 +253,28 @@ impl Simulation {
 
     /// An agent gave up as another session of its name is alive.
     pub(crate) fn judge_session_conflict(&mut self, number: usize) {
-        let detail = format!("{} met a live session", self.machines[number].agent);
+        let machine = &self.machines[number];
+        let twins = 0..self.machines.len();
+        let mut twins = twins.filter(|&twin| {
+            let twin = &self.machines[twin];
+            twin.is_running()
+                && twin.uid != machine.uid
+                && twin.registration == machine.registration
+        });
+        if twins.any(|twin| self.made_at_once(number, twin)) {
+            // Counted when the second of them started.
+            return;
+        }
+        let detail = format!("{} met a live session", machine.agent);
         self.book.fail(Breach::IdentityShared, self.now, detail);
+    }
+
+    /// Whether two Pods of different RunnerPools were made by two operators that acted at the same time.
+    fn made_at_once(&self, number: usize, twin: usize) -> bool {
+        let (one, other) = (&self.machines[number], &self.machines[twin]);
+        one.pool != other.pool
+            && one.maker.operator != other.maker.operator
+            && (one.maker.with_others || other.maker.with_others)
     }
 
     /// A claim was created.
