@@ -6,11 +6,13 @@
 pub mod conditions;
 pub mod names;
 mod organization;
+mod pod_template;
 mod spec;
 mod status;
 mod validation;
 
 pub use organization::{OrganizationUrl, OrganizationUrlError};
+pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use spec::{
     CertificateSource, ClaimTemplate, ExtraEnv, ImagePullPolicy, InitContainer, RunnerPool,
     RunnerPoolSpec, SecurityContext,

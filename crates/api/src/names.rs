@@ -49,6 +49,12 @@ pub const FINALIZER_PREFIX: &str = "devops.opentools.mf/";
 
 /// Environment variable that marks an agent as ours; agents report it as a system capability.
 pub const ENV_OWNER: &str = "AZDO_RUNNER_OWNER";
+/// Name of the container that runs the agent.
+pub const AGENT_CONTAINER: &str = "agent";
+/// Name of the init container that prepares the volumes.
+pub const INIT_CONTAINER: &str = "init-permissions";
+/// What the names of the volumes with certificates begin with.
+pub const CERTIFICATE_VOLUME_PREFIX: &str = "certificate-";
 /// Key of the token in the Secret that `spec.patSecretName` names.
 pub const SECRET_TOKEN_KEY: &str = "token";
 

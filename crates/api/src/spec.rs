@@ -11,7 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::RunnerPoolStatus;
+use crate::{PodTemplate, RunnerPoolStatus};
 
 /// A RunnerPool keeps agents of one Azure DevOps agent pool running as Pods: as many as its queued jobs need.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -145,6 +145,9 @@ pub struct RunnerPoolSpec {
     /// User and groups of the agent. Applied when it or `initContainer` is given; otherwise the image's own user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<SecurityContext>,
+    /// Merged over the Pod of each agent, for what no other field says: nodes, resources, sidecars, service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
 }
 
 fn default_max_agents() -> u32 {

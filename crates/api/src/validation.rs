@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use crate::{OrganizationUrl, RunnerPoolSpec, SecurityContext};
+use crate::{OrganizationUrl, RunnerPoolSpec, SecurityContext, pod_template};
 
 /// Variables that the operator sets on every agent; `extraEnv` may not redefine them.
 pub const RESERVED_ENV: [&str; 7] = [
@@ -88,6 +88,11 @@ pub fn validate(spec: &RunnerPoolSpec) -> Vec<Violation> {
     }
     if let Some(context) = &spec.security_context {
         check_ids(&mut found, context);
+    }
+    if let Some(template) = &spec.pod_template {
+        for (field, message) in pod_template::check(template, spec) {
+            found.add(format!("podTemplate.{field}"), message);
+        }
     }
     found.0
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use api::{RunnerPool, SecurityContext, names};
+use api::{PodTemplate, RunnerPool, SecurityContext, names};
 use k8s_openapi::{
+    DeepMerge as _,
     api::core::v1::{
         Capabilities, Container, ContainerState, EnvVar, EnvVarSource, ExecAction, KeyToPath,
         Lifecycle, LifecycleHandler, ObjectReference, PersistentVolumeClaimVolumeSource, Pod,
@@ -15,6 +16,7 @@ use k8s_openapi::{
 };
 use kube::{Resource as _, ResourceExt as _, api::ObjectMeta};
 use planner::PodPhase;
+use serde_json::{Value, json};
 
 use crate::{
     manifest::{
@@ -23,9 +25,6 @@ use crate::{
     },
     mirror::{Mirrored, PoolKey},
 };
-
-/// Name of the container that runs the agent.
-pub(crate) const AGENT: &str = "agent";
 
 /// Longest time that a job may go on after its Pod was asked to stop, in seconds.
 const GRACE_PERIOD_SECONDS: i64 = 3600;
@@ -85,8 +84,12 @@ pub(crate) fn shape(pool: &RunnerPool, cluster: &str, profile: &str) -> String {
         attempt: 0,
         without: &[],
     };
-    let text = serde_json::to_vec(&build(&blueprint).spec)
-        .expect("a Pod is plain data and always serialises");
+    let json = |value: Value| serde_json::to_vec(&value).expect("plain data always serialises");
+    let mut text = json(json!(build(&blueprint).spec));
+    let template = pool.spec.pod_template.as_ref();
+    if let Some(metadata) = template.and_then(|template| template.metadata.as_ref()) {
+        text.extend(json(json!(metadata)));
+    }
     digest(&text)
 }
 
@@ -101,6 +104,9 @@ fn digest(bytes: &[u8]) -> String {
 pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
     let pool = blueprint.pool;
     let name = names::agent(&pool.name_any(), blueprint.index);
+    let template = pool.spec.pod_template.as_ref();
+    let metadata = template.and_then(|template| template.metadata.clone());
+    let metadata = metadata.unwrap_or_default();
     let labels = [
         (names::LABEL_APP, names::APP.to_owned()),
         (names::LABEL_RUNNER_POOL, pool.name_any()),
@@ -122,11 +128,14 @@ pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
     Pod {
         metadata: ObjectMeta {
             namespace: pool.namespace(),
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+            labels: Some(
+                (metadata.labels.into_iter())
+                    .chain(labels.map(|(key, value)| (key.to_owned(), value)))
+                    .collect(),
+            ),
             annotations: Some(
-                annotations
-                    .into_iter()
-                    .filter_map(|(key, value)| Some((key, value?)))
+                (metadata.annotations.into_iter())
+                    .chain((annotations.into_iter()).filter_map(|(key, value)| Some((key, value?))))
                     .collect(),
             ),
             owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),
@@ -158,8 +167,20 @@ pub(crate) fn guards(guarded: bool) -> BTreeMap<String, Option<String>> {
     ])
 }
 
+/// What the operator wants, with what the user's template adds.
 fn spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
+    let mut spec = own_spec(blueprint, name);
+    let template = blueprint.pool.spec.pod_template.as_ref();
+    // One that cannot be read breaks a rule, and then no Pod is made.
+    if let Some(Ok(template)) = template.map(PodTemplate::pod_spec) {
+        spec.merge_from(template);
+    }
+    spec
+}
+
+fn own_spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
     let pool = blueprint.pool;
+    let template = pool.spec.pod_template.as_ref();
     let user = (pool.spec.security_context.clone()).or_else(|| {
         pool.spec
             .init_container
@@ -183,12 +204,14 @@ fn spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
         .init_container
         .as_ref()
         .filter(|_| !mounts.is_empty());
+    // The hook is a script for a POSIX shell.
+    let is_windows = template.is_some_and(PodTemplate::is_windows);
     PodSpec {
         init_containers: init
             .zip(user.as_ref())
             .map(|(init, user)| vec![init_container(&init.image, user, &mounts)]),
         containers: vec![Container {
-            name: AGENT.into(),
+            name: names::AGENT_CONTAINER.into(),
             image: Some(image(pool, blueprint.profile).to_owned()),
             image_pull_policy: Some(pool.spec.image_pull_policy.as_str().into()),
             args: blueprint.run_once.then(|| vec!["--once".into()]),
@@ -207,7 +230,7 @@ fn spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
                 ..ContainerSecurityContext::default()
             }),
             // The hook would save most of the jobs that a naive removal hits, and hide it so.
-            lifecycle: (!cfg!(feature = "naive-removal")).then(lifecycle),
+            lifecycle: (!cfg!(feature = "naive-removal") && !is_windows).then(lifecycle),
             ..Container::default()
         }],
         volumes: some(volumes.into_iter().chain(certificates).collect()),
@@ -279,7 +302,8 @@ fn volumes(blueprint: &Blueprint<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
 /// Name of a certificate's volume. A Secret may have dots in its name and be longer than a volume's name may be, so the
 /// name is a digest, which also keeps it apart from the names of claims.
 fn certificate_volume_name(secret: &str) -> String {
-    format!("certificate-{}", digest(secret.as_bytes()))
+    let digest = digest(secret.as_bytes());
+    format!("{}{digest}", names::CERTIFICATE_VOLUME_PREFIX)
 }
 
 /// `tls.crt`, and `ca.crt` where the Secret has one. Never `tls.key`.
@@ -332,7 +356,7 @@ fn init_container(image: &str, user: &SecurityContext, mounts: &[VolumeMount]) -
     );
     let command = ["/bin/sh".into(), "-c".into(), script, "chown".into()];
     Container {
-        name: "init-permissions".into(),
+        name: names::INIT_CONTAINER.into(),
         image: Some(image.into()),
         command: Some(
             command
@@ -428,7 +452,7 @@ impl Mirrored for AgentPod {
         let agent = pod.spec.as_ref().and_then(|spec| {
             spec.containers
                 .iter()
-                .find(|container| container.name == AGENT)
+                .find(|container| container.name == names::AGENT_CONTAINER)
         });
         let label = |name: &str| pod.labels().get(name).cloned();
         let created_at = pod
@@ -495,7 +519,7 @@ fn agent_state(status: &PodStatus) -> Option<&ContainerState> {
         .container_statuses
         .iter()
         .flatten()
-        .find(|container| container.name == AGENT)?
+        .find(|container| container.name == names::AGENT_CONTAINER)?
         .state
         .as_ref()
 }

@@ -10,7 +10,7 @@ use k8s_openapi::{
 use planner::{Hold, PodPhase, Waiting};
 use serde_json::{Value, json};
 
-use super::pod::{AGENT, AgentPod};
+use super::pod::AgentPod;
 
 /// Reasons of a waiting container that are not trouble.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
@@ -111,7 +111,7 @@ fn failed(container: &ContainerStatus) -> Option<String> {
         return None;
     }
     let which = match container.name.as_str() {
-        AGENT => String::new(),
+        names::AGENT_CONTAINER => String::new(),
         other => format!("{other}: "),
     };
     let reason = ended.reason.as_deref().filter(|reason| *reason != "Error");
@@ -147,7 +147,8 @@ fn end(pod: &Pod, status: &PodStatus) -> Option<String> {
     };
     let evicted = || told(status.reason.as_deref(), status.message.as_deref());
     let killed = || {
-        let mut agents = containers(status).filter(|container| container.name == AGENT);
+        let mut agents =
+            containers(status).filter(|container| container.name == names::AGENT_CONTAINER);
         agents.find_map(failed)
     };
     let deleted = || {

@@ -663,6 +663,12 @@ fn placeholder(pool: &RunnerPool, owner_mark: &str, name: &str, profile: &str) -
         .iter()
         .map(|env| (env.name.clone(), env.value.clone().unwrap_or_default()));
     capabilities.extend(extra);
+    let template = pool.spec.pod_template.as_ref();
+    let template = template.and_then(|template| template.pod_spec().ok());
+    let containers = template.into_iter().flat_map(|pod| pod.containers);
+    let agent = containers.filter(|container| container.name == names::AGENT_CONTAINER);
+    let env = agent.flat_map(|agent| agent.env.unwrap_or_default());
+    capabilities.extend(env.map(|env| (env.name, env.value.unwrap_or_default())));
     NewAgent {
         name: name.to_owned(),
         version: VERSION.into(),

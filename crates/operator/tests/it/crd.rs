@@ -251,6 +251,17 @@ async fn conditions_of_others_are_kept_and_an_invalid_object_is_a_condition() {
             .any(|condition| condition.type_ == "Audited"),
         "{status:#?}"
     );
+    // What a Pod may have is not in the schema.
+    let template =
+        json!({ "spec": { "containers": [{ "name": "agent", "image": "x" }], "nodename": "y" } });
+    bed.change("web", json!({ "podTemplate": template })).await;
+    let said = "spec.podTemplate.spec.nodename: is no field of a Pod";
+    bed.status_when("web", said, |status| {
+        let said = |error: &String| error.contains(said);
+        status.last_error.as_ref().is_some_and(said)
+    })
+    .await;
+    bed.change("web", json!({ "podTemplate": null })).await;
     // The schema lets a URL through that names no organization; the operator says so.
     bed.change("web", json!({ "azDoUrl": "https://dev.azure.com" }))
         .await;

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use kube::ResourceExt as _;
+use api::RunnerPool;
+use k8s_openapi::api::{
+    core::v1::{Container, Pod, ServiceAccount, VolumeMount},
+    node::v1::RuntimeClass,
+};
+use kube::{Api, ResourceExt as _, api::PostParams};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, long_job};
@@ -256,5 +260,159 @@ async fn an_idle_agent_stops_within_seconds_of_its_grace_period() {
         started.elapsed() < Duration::from_secs(60),
         "{:?} of 3600 s",
         started.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_is_merged_over_the_pod_and_a_changed_one_replaces_idle_agents() {
+    let bed = Bed::start().await;
+    let template = json!({
+        "metadata": { "labels": { "team": "a" }, "annotations": { "note": "b" } },
+        "spec": {
+            "terminationGracePeriodSeconds": 7200,
+            "tolerations": [{ "key": "dedicated", "operator": "Exists" }],
+            "initContainers": [{ "name": "sidecar", "image": "sidecar", "restartPolicy": "Always" }],
+            "containers": [{
+                "name": "agent",
+                "resources": { "limits": { "cpu": "8" } },
+                "env": [{ "name": "FROM_TEMPLATE", "value": "1" }],
+                "volumeMounts": [{ "name": "scratch", "mountPath": "/scratch" }],
+            }],
+            "volumes": [{ "name": "scratch", "emptyDir": {} }],
+        },
+    });
+    let fields = json!({
+        "minAgents": 1,
+        "extraEnv": [{ "name": "EXTRA", "value": "2" }],
+        "pvcs": [{ "name": "work", "mountPath": "/work", "storage": "1Gi", "deleteWithAgent": true }],
+        "podTemplate": template,
+    });
+    bed.create("web", fields).await;
+    let pods = bed.pods_when("an agent", |pods| pods.len() == 1).await;
+    let pod = &pods[0];
+    assert_eq!(
+        (pod.labels()["team"].as_str(), pod.labels()["app"].as_str()),
+        ("a", "azdo-runner")
+    );
+    assert_eq!(pod.annotations()["note"], "b");
+    let spec = pod.spec.as_ref().unwrap();
+    assert_eq!(spec.termination_grace_period_seconds, Some(7200));
+    let tolerations = spec.tolerations.iter().flatten();
+    assert!(
+        tolerations
+            .filter_map(|toleration| toleration.key.as_deref())
+            .any(|key| key == "dedicated")
+    );
+    let sidecar = &spec.init_containers.as_ref().unwrap()[0];
+    assert_eq!(
+        (sidecar.name.as_str(), sidecar.restart_policy.as_deref()),
+        ("sidecar", Some("Always"))
+    );
+    assert_eq!(spec.containers.len(), 1);
+    let resources = serde_json::to_value(container(pod).resources.as_ref().unwrap()).unwrap();
+    assert_eq!(resources["limits"], json!({ "cpu": "8", "memory": "4Gi" }));
+    let variables = ["FROM_TEMPLATE", "EXTRA", "AZP_POOL"].map(|name| env(pod, name));
+    assert_eq!(variables, [Some("1"), Some("2"), Some("Linux Pool")]);
+    let mounts = container(pod).volume_mounts.iter().flatten();
+    let mut paths: Vec<&str> = mounts.map(|mount| mount.mount_path.as_str()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["/scratch", "/work"]);
+    assert!(container(pod).lifecycle.is_some());
+    // The placeholder has what agents will report.
+    let reports = |name: &str| name.contains("placeholder");
+    let agents = bed
+        .agents_when("the placeholder", |agents| {
+            agents.iter().any(|agent| reports(&agent.name))
+        })
+        .await;
+    let placeholder = agents.iter().find(|agent| reports(&agent.name)).unwrap();
+    assert_eq!(
+        placeholder
+            .system_capabilities
+            .get("FROM_TEMPLATE")
+            .map(String::as_str),
+        Some("1")
+    );
+
+    bed.online(1).await;
+    let labels = json!({ "podTemplate": { "metadata": { "labels": { "team": "c" } } } });
+    bed.change("web", labels).await;
+    bed.pods_when("another takes the place of the idle agent", |pods| {
+        pods.len() == 1 && pods[0].labels().get("team").is_some_and(|team| team == "c")
+    })
+    .await;
+}
+
+/// Every recipe among the examples becomes a Pod that the API server takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_recipes_for_pods_are_taken() {
+    let bed = Bed::start().await;
+    let account: ServiceAccount =
+        serde_json::from_value(json!({ "metadata": { "name": "builds" } })).unwrap();
+    bed.api::<ServiceAccount>()
+        .create(&PostParams::default(), &account)
+        .await
+        .unwrap();
+    let recipes = [
+        (
+            "large",
+            include_str!("../../../../examples/pod-template.yaml"),
+        ),
+        ("sidecar", include_str!("../../../../examples/sidecar.yaml")),
+        ("windows", include_str!("../../../../examples/windows.yaml")),
+    ];
+    for (name, recipe) in recipes {
+        let recipe: RunnerPool = serde_saphyr::from_str(recipe).unwrap();
+        let template = json!(recipe.spec.pod_template.unwrap());
+        bed.create(name, json!({ "minAgents": 1, "podTemplate": template }))
+            .await;
+    }
+    let class = format!("sandbox-{}", bed.namespace);
+    let sandbox: RuntimeClass =
+        serde_json::from_value(json!({ "metadata": { "name": class }, "handler": "sandbox" }))
+            .unwrap();
+    let client = bed.api::<Pod>().into_client();
+    Api::<RuntimeClass>::all(client)
+        .create(&PostParams::default(), &sandbox)
+        .await
+        .unwrap();
+    let template = json!({ "spec": {
+        "runtimeClassName": class,
+        "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+            { "matchExpressions": [{ "key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"] }] }
+        ] } } },
+        // As Kueue adds it: a Pod that waits for its turn counts as an agent that is starting.
+        "schedulingGates": [{ "name": "kueue.x-k8s.io/admission" }],
+    } });
+    bed.create("gated", json!({ "minAgents": 1, "podTemplate": template }))
+        .await;
+    let pods = bed
+        .pods_when("an agent of each recipe", |pods| pods.len() == 4)
+        .await;
+    let pod_of = |name: &str| {
+        pods.iter()
+            .find(|pod| pod.labels()["runner-pool"] == name)
+            .unwrap()
+    };
+    let hook = |name: &str| container(pod_of(name)).lifecycle.is_some();
+    assert_eq!(
+        (hook("large"), hook("windows")),
+        (true, false),
+        "the hook is for a POSIX shell"
+    );
+    assert_eq!(
+        pod_of("gated")
+            .spec
+            .as_ref()
+            .unwrap()
+            .runtime_class_name
+            .as_deref(),
+        Some(class.as_str())
+    );
+    bed.ready("gated").await;
+    assert_eq!(
+        bed.pods().await.len(),
+        4,
+        "one that waits is not made again"
     );
 }
