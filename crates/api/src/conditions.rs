@@ -72,6 +72,10 @@ pub enum Reason {
     NameTaken,
     /// A plan broke an invariant and was not carried out: a defect of the operator.
     PlanRefused,
+    /// `spec.mode` is `Paused`: nothing is created or removed.
+    Paused,
+    /// `spec.mode` is `Drained`: there are to be no agents.
+    Drained,
     /// The RunnerPool is being deleted.
     Deleting,
 }

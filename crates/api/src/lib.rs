@@ -14,8 +14,8 @@ mod validation;
 pub use organization::{OrganizationUrl, OrganizationUrlError};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use spec::{
-    CertificateSource, ClaimTemplate, ExtraEnv, ImagePullPolicy, InitContainer, RunnerPool,
-    RunnerPoolSpec, SecurityContext,
+    CertificateSource, ClaimTemplate, ExtraEnv, ImagePullPolicy, InitContainer, Mode, Placeholders,
+    RunnerPool, RunnerPoolSpec, SecurityContext,
 };
 pub use status::{
     AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, RunnerPoolStatus,

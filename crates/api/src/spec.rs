@@ -145,6 +145,12 @@ pub struct RunnerPoolSpec {
     /// User and groups of the agent. Applied when it or `initContainer` is given; otherwise the image's own user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<SecurityContext>,
+    /// Whether agents come and go; for maintenance.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Whether jobs wait while there is no agent.
+    #[serde(default)]
+    pub placeholders: Placeholders,
     /// Merged over the Pod of each agent, for what no other field says: nodes, resources, sidecars, service account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
@@ -179,6 +185,28 @@ impl ImagePullPolicy {
             Self::Never => "Never",
         }
     }
+}
+
+/// Whether agents come and go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// As jobs need them.
+    #[default]
+    Active,
+    /// Nothing is created or removed. Agents that are there work on.
+    Paused,
+    /// No agent is created. Those that are busy finish their job, and all are removed.
+    Drained,
+}
+
+/// Whether jobs wait while there is no agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Placeholders {
+    /// One registration without an agent stands for each kind of agent, or Azure DevOps would refuse jobs.
+    #[default]
+    Enabled,
+    /// There are none: Azure DevOps refuses a job that no registered agent could run.
+    Disabled,
 }
 
 /// An environment variable of the agents: exactly one of `value` and `valueFrom`.

@@ -173,6 +173,8 @@ fn pool(prefix: &str, capability: &str) -> Pool {
         min_agents: 0,
         ttl_idle: None,
         profiles: vec![profile("base", None), profile("special", Some(capability))],
+        mode: planner::Mode::Active,
+        placeholders: true,
         deleting: false,
     }
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Pod, PodPhase, Pool,
-    Profile, Registration, Snapshot, Waiting,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Mode, Pod, PodPhase,
+    Pool, Profile, Registration, Snapshot, Waiting,
 };
 
 use crate::{look::assert_lawful, random::Choices};
@@ -109,6 +109,8 @@ fn pool(choices: &mut Choices<'_>) -> Pool {
             })
         }),
         profiles: PROFILES.iter().take(count).map(profile).collect(),
+        mode: [Mode::Active, Mode::Paused, Mode::Drained][choices.below(3)],
+        placeholders: choices.flag(),
         deleting: choices.below(4) == 3,
     }
 }

@@ -134,6 +134,8 @@ fn pool(shape: Shape) -> Pool {
         min_agents: if shape.is_mixed() { 5_000 } else { 0 },
         ttl_idle: None,
         profiles: (0..shape.profiles()).map(profile).collect(),
+        mode: planner::Mode::Active,
+        placeholders: true,
         deleting: false,
     }
 }

@@ -8,7 +8,9 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::{Action, Intake, Look, Plan, Pod, PodPhase, Registration, STARTUP_WINDOW, Snapshot};
+use crate::{
+    Action, Intake, Look, Mode, Plan, Pod, PodPhase, Registration, STARTUP_WINDOW, Snapshot,
+};
 
 /// An invariant that a plan breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +45,14 @@ pub enum Breach {
         /// The name.
         name: String,
     },
-    /// A new agent or placeholder for a RunnerPool that is being deleted.
-    CreatedWhileDeleting {
+    /// A new agent for a RunnerPool that is to have none, or a placeholder for one that is being deleted.
+    CreatedWhileEnding {
         /// Its name.
+        name: String,
+    },
+    /// A change while the RunnerPool is paused.
+    ChangedWhilePaused {
+        /// What would be changed.
         name: String,
     },
     /// A deletion of the Pod of an agent that may be working, or its end declared.
@@ -74,10 +81,16 @@ impl fmt::Display for Breach {
             Self::NameInUse { name } => {
                 write!(f, "{name} would be created although the name is in use")
             }
-            Self::CreatedWhileDeleting { name } => {
+            Self::CreatedWhileEnding { name } => {
                 write!(
                     f,
-                    "{name} would be created although the RunnerPool is being deleted"
+                    "{name} would be created although the RunnerPool is being deleted or drained"
+                )
+            }
+            Self::ChangedWhilePaused { name } => {
+                write!(
+                    f,
+                    "{name} would be changed although the RunnerPool is paused"
                 )
             }
             Self::LivePodDeleted { name } => write!(
@@ -185,9 +198,15 @@ impl<'a> Facts<'a> {
     }
 
     fn breach(&self, action: &Action) -> Option<Breach> {
+        let pool = &self.snapshot.pool;
+        let drained = pool.mode == Mode::Drained;
         match action {
-            Action::CreateAgent { name, .. } if self.snapshot.pool.deleting => {
-                Some(Breach::CreatedWhileDeleting { name: name.clone() })
+            Action::MarkPod { .. } => None,
+            _ if pool.mode == Mode::Paused && !pool.deleting => Some(Breach::ChangedWhilePaused {
+                name: action.subject().to_owned(),
+            }),
+            Action::CreateAgent { name, .. } if pool.deleting || drained => {
+                Some(Breach::CreatedWhileEnding { name: name.clone() })
             }
             Action::CreateAgent { name, .. } => self
                 .names
@@ -197,7 +216,7 @@ impl<'a> Facts<'a> {
                 .snapshot
                 .pool
                 .deleting
-                .then(|| Breach::CreatedWhileDeleting { name: name.clone() }),
+                .then(|| Breach::CreatedWhileEnding { name: name.clone() }),
             Action::Disable { agent_id, name } => self.foreign(*agent_id, name),
             Action::RemovePlaceholder { agent_id, name }
             | Action::Remove { agent_id, name, .. } => self
@@ -207,7 +226,7 @@ impl<'a> Facts<'a> {
                 .or_else(|| self.not_disabled(*agent_id, name)),
             Action::DeletePod { name, uid } => self.live_pod(name, uid),
             Action::GiveUpPod { name, uid } => self.started_pod(name, uid),
-            Action::DeleteClaim { .. } | Action::MarkPod { .. } => None,
+            Action::DeleteClaim { .. } => None,
         }
     }
 
@@ -287,7 +306,8 @@ impl<'a> Facts<'a> {
         if self.registered.contains(name) {
             return breach();
         }
-        let silent = self.snapshot.pool.deleting
+        let pool = &self.snapshot.pool;
+        let silent = (pool.deleting || pool.mode == Mode::Drained)
             && self
                 .now
                 .duration_since(pod.started_at.unwrap_or(pod.created_at))

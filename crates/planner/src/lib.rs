@@ -16,8 +16,8 @@ pub use agents::{Agent, AgentState};
 pub use check::{Breach, check};
 pub use plan::{Action, Plan, Planned, Shortage, Why, Withheld};
 pub use snapshot::{
-    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Pod, PodPhase, Pool,
-    Profile, Registration, Snapshot, Waiting,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Mode, Pod, PodPhase,
+    Pool, Profile, Registration, Snapshot, Waiting,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -65,6 +65,9 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     remove::plan(snapshot, &agents, &queued, &failures, now, &mut plan);
     if !snapshot.pool.deleting {
         scale::plan(snapshot, &agents, &queued, &failures, &mut plan);
+    }
+    if snapshot.pool.is_paused() {
+        plan.pause();
     }
     plan.finished = snapshot.pool.deleting && remove::nothing_left(snapshot, &agents, now);
     plan.agents = agents.into_values().collect();

@@ -189,6 +189,10 @@ pub enum Why {
     Outdated,
     /// The RunnerPool is being deleted.
     Deleting,
+    /// The RunnerPool is to have no agents.
+    ModeDrained,
+    /// The RunnerPool is paused.
+    Paused,
     /// Its Pod is being deleted.
     PodStopping,
     /// It is disabled and free.
@@ -205,6 +209,8 @@ pub enum Why {
     PlaceholderMissing,
     /// Its profile is gone.
     ProfileGone,
+    /// There are to be no placeholders.
+    PlaceholdersDisabled,
     /// A job is assigned to it.
     Busy {
         /// The request.
@@ -245,6 +251,8 @@ impl fmt::Display for Why {
             Self::NoNode => f.write_str("no node takes its Pod, and another job needs the place"),
             Self::Outdated => f.write_str("the RunnerPool describes another Pod by now"),
             Self::Deleting => f.write_str("the RunnerPool is being deleted"),
+            Self::ModeDrained => f.write_str("spec.mode is Drained"),
+            Self::Paused => f.write_str("spec.mode is Paused"),
             Self::PodStopping => f.write_str("its Pod is being deleted"),
             Self::Drained => f.write_str("it is disabled and has no job"),
             Self::PodFinished => f.write_str("its Pod has ended"),
@@ -255,6 +263,7 @@ impl fmt::Display for Why {
                 f.write_str("without a registered agent Azure DevOps refuses jobs")
             }
             Self::ProfileGone => f.write_str("the RunnerPool has no such profile any more"),
+            Self::PlaceholdersDisabled => f.write_str("spec.placeholders is Disabled"),
             Self::Busy { request } => write!(f, "job request {request} is assigned to it"),
             Self::JobLost { request } => {
                 write!(
@@ -301,6 +310,17 @@ impl Plan {
             subject: subject.to_owned(),
             why,
         });
+    }
+
+    /// Leaves everything as it is, and only shows on Pods what their agents do.
+    pub(crate) fn pause(&mut self) {
+        let stays = |planned: &Planned| matches!(planned.action, Action::MarkPod { .. });
+        let (stay, leave) = self.actions.drain(..).partition(stays);
+        self.actions = stay;
+        for Planned { action, .. } in leave {
+            self.withhold(action.subject(), Why::Paused);
+        }
+        (self.shortage, self.next) = (None, None);
     }
 
     /// Asks to be made again at this time, if nothing changes before.

@@ -42,8 +42,8 @@ pub(crate) fn plan(
     };
     let surplus = surplus(snapshot, look, agents, queued, failures, now, plan);
     for (index, agent) in agents {
-        let unwanted = if snapshot.pool.deleting {
-            Some(Why::Deleting)
+        let unwanted = if let Some(why) = snapshot.pool.ends() {
+            Some(why)
         } else if agent.outdated {
             Some(Why::Outdated)
         } else if agent.state == AgentState::Offline {
@@ -104,7 +104,8 @@ fn one(
                 registrations
                     .all(|registration| !registration.name.eq_ignore_ascii_case(&agent.name))
             };
-            let silent = agent.state == AgentState::Offline && why == Why::Deleting && unheard_of();
+            let ends = matches!(why, Why::Deleting | Why::ModeDrained);
+            let silent = agent.state == AgentState::Offline && ends && unheard_of();
             if agent.never_ran() && matches!(why, Why::NotStarting | Why::NoNode) {
                 let (name, uid) = (pod.name.clone(), pod.uid.clone());
                 act_if_fresh(Action::GiveUpPod { name, uid }, why, look, now, plan);
@@ -300,6 +301,7 @@ fn placeholders(snapshot: &Snapshot, look: &KnownLook, now: Timestamp, plan: &mu
             .is_some_and(|profile| profiles.contains(profile));
         let why = match (pool.deleting, wanted) {
             (true, _) => Why::Deleting,
+            (false, _) if !pool.placeholders => Why::PlaceholdersDisabled,
             (false, false) => Why::ProfileGone,
             (false, true) => continue,
         };

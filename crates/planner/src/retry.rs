@@ -53,7 +53,7 @@ impl Failures {
             held_back: BTreeSet::new(),
         };
         // Another shape may be the remedy, and the end of a RunnerPool does not wait.
-        if pool.deleting {
+        if pool.ends().is_some() {
             return failures;
         }
         for profile in &pool.profiles {

@@ -25,8 +25,13 @@ pub(crate) fn plan(
     failures: &Failures,
     plan: &mut Plan,
 ) {
-    if let Look::Known(look) = &snapshot.look {
+    if let Look::Known(look) = &snapshot.look
+        && snapshot.pool.placeholders
+    {
         placeholders(snapshot, look, plan);
+    }
+    if snapshot.pool.ends().is_some() {
+        return;
     }
     let Some(mut indexes) = FreeIndexes::new(snapshot, agents, plan) else {
         return;

@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::Why;
+
 /// Everything that a plan is made from.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -32,8 +34,24 @@ pub struct Pool {
     pub ttl_idle: Option<SignedDuration>,
     /// Kinds of agents. The first serves every job that no other profile claims.
     pub profiles: Vec<Profile>,
+    /// Whether agents come and go.
+    pub mode: Mode,
+    /// Whether a placeholder stands for each profile.
+    pub placeholders: bool,
     /// The RunnerPool is being deleted.
     pub deleting: bool,
+}
+
+/// Whether agents come and go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// As jobs need them.
+    #[default]
+    Active,
+    /// Nothing is created or removed.
+    Paused,
+    /// There are to be none; busy ones finish their job.
+    Drained,
 }
 
 /// A kind of agent: an image and what it can do.
@@ -255,6 +273,20 @@ impl JobRequest {
 }
 
 impl Pool {
+    /// Why there are to be no agents at all; `None`: there may be some.
+    pub(crate) fn ends(&self) -> Option<Why> {
+        match self.mode {
+            _ if self.deleting => Some(Why::Deleting),
+            Mode::Drained => Some(Why::ModeDrained),
+            Mode::Active | Mode::Paused => None,
+        }
+    }
+
+    /// Whether everything is to stay as it is.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.mode == Mode::Paused && !self.deleting
+    }
+
     /// The profile whose agents serve a job: the first that it demands, else the first of all.
     pub fn profile_of(&self, request: &JobRequest) -> Option<&Profile> {
         let demanded = |profile: &&Profile| {

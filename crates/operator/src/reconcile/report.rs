@@ -8,7 +8,8 @@ use std::{
 };
 
 use api::{
-    AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, RunnerPool, RunnerPoolStatus,
+    AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, Mode, RunnerPool,
+    RunnerPoolStatus,
     conditions::{ConditionType, Reason},
     names,
 };
@@ -119,7 +120,7 @@ pub(crate) async fn blocked(
         } else {
             Verdict::yes(finding.clone())
         },
-        deleting: pool.meta().deletion_timestamp.is_some(),
+        resting: resting(pool),
     };
     let status = RunnerPoolStatus {
         connection_status: Some(if connected {
@@ -197,7 +198,8 @@ struct Findings {
     connected: Verdict,
     limited: Verdict,
     degraded: Verdict,
-    deleting: bool,
+    /// Why it does not do what a RunnerPool is for, by its user's wish.
+    resting: Option<Finding>,
 }
 
 /// Status of a condition, with its reason.
@@ -240,6 +242,27 @@ impl Verdict {
             finding: self.finding.clone(),
         }
     }
+}
+
+/// What the user wishes other than agents for jobs.
+fn resting(pool: &RunnerPool) -> Option<Finding> {
+    let (reason, message) = match pool.spec.mode {
+        _ if pool.meta().deletion_timestamp.is_some() => (
+            Reason::Deleting,
+            "it is being deleted: busy agents may finish, every registration is removed; the annotation \
+             devops.opentools.mf/force-delete: \"true\" skips the wait",
+        ),
+        Mode::Active => return None,
+        Mode::Paused => (
+            Reason::Paused,
+            "spec.mode is Paused: nothing is created or removed until it is Active",
+        ),
+        Mode::Drained => (
+            Reason::Drained,
+            "spec.mode is Drained: busy agents finish, and none is created until it is Active",
+        ),
+    };
+    Some(Finding::new(reason, message))
 }
 
 impl Findings {
@@ -290,16 +313,14 @@ impl Findings {
             connected,
             limited,
             degraded,
-            deleting: pool.meta().deletion_timestamp.is_some(),
+            resting: resting(pool),
         }
     }
 
     /// The summary: connected and not degraded.
     fn ready(&self) -> Verdict {
-        if self.deleting {
-            let why = "it is being deleted: busy agents may finish, every registration is removed; the annotation \
-                       devops.opentools.mf/force-delete: \"true\" skips the wait";
-            return Verdict::no(Finding::new(Reason::Deleting, why));
+        if let Some(why) = &self.resting {
+            return Verdict::no(why.clone());
         }
         if self.connected.status != "True" {
             return self.connected.clone();

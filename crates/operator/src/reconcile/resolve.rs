@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{OrganizationUrl, RunnerPool, names};
+use api::{Mode, OrganizationUrl, Placeholders, RunnerPool, names};
 use jiff::SignedDuration;
 use kube::{Resource as _, ResourceExt as _};
 use planner::{Pool, Profile};
@@ -45,6 +45,12 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
         ttl_idle: (spec.ttl_idle_seconds > 0)
             .then(|| SignedDuration::from_secs(spec.ttl_idle_seconds.into())),
         profiles: profiles(pool, cluster),
+        mode: match spec.mode {
+            Mode::Active => planner::Mode::Active,
+            Mode::Paused => planner::Mode::Paused,
+            Mode::Drained => planner::Mode::Drained,
+        },
+        placeholders: spec.placeholders == Placeholders::Enabled,
         deleting: pool.meta().deletion_timestamp.is_some(),
     };
     Ok(Resolved {

@@ -19,6 +19,7 @@ mod failover;
 mod frozen;
 mod leadership;
 mod lifecycle;
+mod mode;
 mod naming;
 mod pods;
 mod removals;

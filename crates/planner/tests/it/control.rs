@@ -137,7 +137,7 @@ fn each_invariant_is_checked() {
     );
     assert_eq!(
         verdict(&web().deleting(), create(0)),
-        [Breach::CreatedWhileDeleting { name: name() }]
+        [Breach::CreatedWhileEnding { name: name() }]
     );
     let disabled = web().with(agent(0).idle_for(60).disabled());
     assert_eq!(

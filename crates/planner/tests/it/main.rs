@@ -9,6 +9,7 @@ mod carry_out;
 mod control;
 mod deletion;
 mod laws;
+mod mode;
 mod placeholders;
 mod random;
 mod removal;

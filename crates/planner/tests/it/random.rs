@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use planner::{
-    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Look, Pod, PodPhase, Pool, Registration,
-    Snapshot, Waiting,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Look, Mode, Pod, PodPhase, Pool,
+    Registration, Snapshot, Waiting,
 };
 use proptest::{collection::vec, option, prelude::*, sample::subsequence};
 
@@ -23,20 +23,30 @@ fn pool() -> impl Strategy<Value = Pool> {
         option::of(prop_oneof![Just(5), Just(60), Just(3600)]),
         1..=PROFILES.len(),
         prop::bool::weighted(0.2),
+        mode(),
+        prop::bool::weighted(0.8),
     )
-        .prop_map(|(max_agents, min_agents, ttl, profiles, deleting)| Pool {
-            agent_prefix: "web-agent-".into(),
-            placeholder_prefix: "web-placeholder-".into(),
-            owner_mark: MARK.into(),
-            max_agents,
-            min_agents: min_agents.min(max_agents),
-            ttl_idle: ttl.map(jiff::SignedDuration::from_secs),
-            profiles: PROFILES[..profiles]
-                .iter()
-                .map(|&name| profile(name, (name != "base").then_some(name)))
-                .collect(),
-            deleting,
-        })
+        .prop_map(
+            |(max_agents, min_agents, ttl, profiles, deleting, mode, placeholders)| Pool {
+                agent_prefix: "web-agent-".into(),
+                placeholder_prefix: "web-placeholder-".into(),
+                owner_mark: MARK.into(),
+                max_agents,
+                min_agents: min_agents.min(max_agents),
+                ttl_idle: ttl.map(jiff::SignedDuration::from_secs),
+                profiles: PROFILES[..profiles]
+                    .iter()
+                    .map(|&name| profile(name, (name != "base").then_some(name)))
+                    .collect(),
+                mode,
+                placeholders,
+                deleting,
+            },
+        )
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![8 => Just(Mode::Active), 1 => Just(Mode::Paused), 1 => Just(Mode::Drained)]
 }
 
 /// Seconds before or after now at which things happened; the look began at -2.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    Action, AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Plan, Pod,
+    Action, AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Mode, Plan, Pod,
     PodPhase, Pool, Profile, Registration, Snapshot, Waiting, Why, check, plan,
 };
 
@@ -35,6 +35,8 @@ pub(crate) fn web() -> World {
             min_agents: 0,
             ttl_idle: None,
             profiles: vec![profile("base", None)],
+            mode: Mode::Active,
+            placeholders: true,
             deleting: false,
         },
         cluster: Cluster::default(),
@@ -113,6 +115,16 @@ impl World {
             .profiles
             .push(profile(capability, Some(capability)));
         self.agent_pool.registrations.push(placeholder(capability));
+        self
+    }
+
+    pub(crate) fn mode(mut self, mode: Mode) -> Self {
+        self.pool.mode = mode;
+        self
+    }
+
+    pub(crate) fn without_placeholders(mut self) -> Self {
+        self.pool.placeholders = false;
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use api::{RunnerPool, names};
+use api::{Mode, RunnerPool, names};
 use azure_devops_simulator::AgentSpec;
 use kube::ResourceExt as _;
 
@@ -374,12 +374,16 @@ impl Simulation {
         let mut edited = (*object).clone();
         let mut other = spec(&mut self.random, 1);
         other.pool.clone_from(&edited.spec.pool);
-        match self.random.below(3) {
+        match self.random.below(4) {
             0 => {
+                let modes = [Mode::Active, Mode::Paused, Mode::Drained];
+                edited.spec.mode = *self.random.pick(&modes);
+            }
+            1 => {
                 edited.spec.max_agents = other.max_agents;
                 edited.spec.min_agents = edited.spec.min_agents.min(other.max_agents);
             }
-            1 => edited.spec.image = other.image,
+            2 => edited.spec.image = other.image,
             _ => edited.spec = other,
         }
         self.effect_of("edit", &object.name_any());
@@ -421,6 +425,12 @@ impl Simulation {
         }
         for (kind, number) in active {
             self.trouble_ends(kind, number);
+        }
+        let pools: Vec<_> = self.cluster.pools.values().cloned().collect();
+        for pool in pools.iter().filter(|pool| pool.spec.mode != Mode::Active) {
+            let mut active = (**pool).clone();
+            active.spec.mode = Mode::Active;
+            self.cluster.put_pool(active, self.now);
         }
         for node in &mut self.nodes {
             node.cut_until = node.cut_until.min(self.now);
