@@ -63,14 +63,15 @@ pub fn owner_mark(cluster: &str, namespace: &str, runner_pool: &str) -> String {
     format!("{cluster}/{namespace}/{runner_pool}")
 }
 
-/// What the names of a RunnerPool's agents begin with; their index follows.
-pub fn agent_prefix(runner_pool: &str) -> String {
-    format!("{runner_pool}-agent-")
+/// What the names of a RunnerPool's agents begin with; their index follows. The base is its name, unless its spec gives
+/// another.
+pub fn agent_prefix(base: &str) -> String {
+    format!("{base}-agent-")
 }
 
 /// Name of the Pod and of the agent with this index.
-pub fn agent(runner_pool: &str, index: u32) -> String {
-    format!("{}{index}", agent_prefix(runner_pool))
+pub fn agent(base: &str, index: u32) -> String {
+    format!("{}{index}", agent_prefix(base))
 }
 
 /// Name of the claim `pvc` of the agent with this index.
@@ -79,6 +80,6 @@ pub fn claim(runner_pool: &str, index: u32, pvc: &str) -> String {
 }
 
 /// Name of the placeholder registration of a profile.
-pub fn placeholder(runner_pool: &str, profile: &str) -> String {
-    format!("{runner_pool}-placeholder-{profile}")
+pub fn placeholder(base: &str, profile: &str) -> String {
+    format!("{base}-placeholder-{profile}")
 }

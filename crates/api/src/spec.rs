@@ -64,7 +64,13 @@ use crate::{PodTemplate, RunnerPoolStatus};
 #[x_kube(
     validation = Rule::new("self.minAgents <= self.maxAgents")
         .message("minAgents must not be above maxAgents")
-        .field_path(".minAgents")
+        .field_path(".minAgents"),
+    validation = Rule::new(
+        "(has(self.agentNamePrefix) ? self.agentNamePrefix : '') == \
+         (has(oldSelf.agentNamePrefix) ? oldSelf.agentNamePrefix : '')"
+    )
+    .message("agentNamePrefix cannot be changed, as agents are found by it; create another RunnerPool")
+    .field_path(".agentNamePrefix")
 )]
 pub struct RunnerPoolSpec {
     /// URL of the organization or collection: `https://dev.azure.com/{org}`, `https://{org}.visualstudio.com` or
@@ -151,9 +157,22 @@ pub struct RunnerPoolSpec {
     /// Whether jobs wait while there is no agent.
     #[serde(default)]
     pub placeholders: Placeholders,
+    /// What agents and placeholders are named by instead of the RunnerPool, as in `{agentNamePrefix}-agent-0`: for
+    /// RunnerPools of one name in two clusters that share an agent pool. Cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(max = 63))]
+    pub agent_name_prefix: Option<String>,
     /// Merged over the Pod of each agent, for what no other field says: nodes, resources, sidecars, service account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
+}
+
+impl RunnerPool {
+    /// What its agents and placeholders are named by: the prefix that it gives, or its name.
+    pub fn agent_base(&self) -> &str {
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        self.spec.agent_name_prefix.as_deref().unwrap_or(name)
+    }
 }
 
 fn default_max_agents() -> u32 {

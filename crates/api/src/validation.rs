@@ -89,6 +89,12 @@ pub fn validate(spec: &RunnerPoolSpec) -> Vec<Violation> {
     if let Some(context) = &spec.security_context {
         check_ids(&mut found, context);
     }
+    if let Some(prefix) = &spec.agent_name_prefix
+        && !is_label(prefix)
+    {
+        let remedy = "must be lower-case letters, digits and - inside, at most 63 of them";
+        found.add("agentNamePrefix", remedy);
+    }
     if let Some(template) = &spec.pod_template {
         for (field, message) in pod_template::check(template, spec) {
             found.add(format!("podTemplate.{field}"), message);

@@ -28,6 +28,8 @@ pub(crate) struct Subscription {
     pub(crate) generation: Option<i64>,
     pub(crate) interval: Duration,
     pub(crate) agent_pool: AgentPoolKey,
+    /// What its placeholders are named by.
+    pub(crate) placeholder_prefix: String,
     pub(crate) reader: Arc<Reader>,
 }
 
@@ -96,6 +98,7 @@ impl Subscriptions {
             generation: wanted.generation,
             interval: wanted.interval,
             agent_pool: wanted.agent_pool,
+            placeholder_prefix: wanted.placeholder_prefix.to_owned(),
             reader: reader.clone(),
         };
         let former = state
@@ -138,13 +141,19 @@ impl Subscriptions {
     }
 
     /// RunnerPools, other than this one, that look at the same agent pool.
-    pub(crate) fn siblings(&self, pool: &PoolKey, agent_pool: &AgentPoolKey) -> Vec<PoolKey> {
+    pub(crate) fn siblings(
+        &self,
+        pool: &PoolKey,
+        agent_pool: &AgentPoolKey,
+    ) -> Vec<(PoolKey, Subscription)> {
         let state = self.state();
         let others = state
             .subscriptions
             .iter()
             .filter(|(key, other)| *key != pool && other.agent_pool == *agent_pool);
-        others.map(|(key, _)| key.clone()).collect()
+        others
+            .map(|(key, other)| (key.clone(), other.clone()))
+            .collect()
     }
 
     /// Reserves a name for an agent that is about to be created; `false`: another RunnerPool is creating it.
@@ -184,6 +193,7 @@ impl Subscriptions {
 /// What a RunnerPool wants to look at.
 pub(crate) struct Wanted<'a> {
     pub(crate) agent_pool: AgentPoolKey,
+    pub(crate) placeholder_prefix: &'a str,
     /// URL of the organization as the user wrote it.
     pub(crate) organization: &'a str,
     pub(crate) pool_name: &'a str,

@@ -103,7 +103,7 @@ fn digest(bytes: &[u8]) -> String {
 /// The Pod to create.
 pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
     let pool = blueprint.pool;
-    let name = names::agent(&pool.name_any(), blueprint.index);
+    let name = names::agent(pool.agent_base(), blueprint.index);
     let template = pool.spec.pod_template.as_ref();
     let metadata = template.and_then(|template| template.metadata.clone());
     let metadata = metadata.unwrap_or_default();

@@ -277,7 +277,7 @@ impl<O: Outside> Actor<'_, O> {
         // It may have created it, and ended its reservation, after this plan was made.
         let agent_pool = &self.observed.subscription.agent_pool;
         let siblings = subscriptions.siblings(&self.identity.key, agent_pool);
-        if (siblings.iter()).any(|pool| self.known.pods.may_have(pool, name)) {
+        if (siblings.iter()).any(|(pool, _)| self.known.pods.may_have(pool, name)) {
             return End::PutOff("another RunnerPool has an agent of this name");
         }
         let (mut without, mut made) = (Vec::new(), Vec::new());
@@ -544,7 +544,7 @@ impl<O: Outside> Actor<'_, O> {
         let Some(claim) = claims.iter().find(|claim| claim.uid == uid) else {
             return End::PutOff("the claim is not known");
         };
-        let agent = names::agent(&self.pool.name_any(), claim.index);
+        let agent = names::agent(self.pool.agent_base(), claim.index);
         match self.outside.get_pod(&agent).await {
             Ok(None) => self.delete_claim(name, uid).await,
             Ok(Some(pod)) => {

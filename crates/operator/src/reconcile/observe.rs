@@ -106,8 +106,8 @@ fn taken(
         .reserved_by_others(&identity.key, &subscription.agent_pool);
     taken.extend(former.iter().map(|pod| pod.pod.name.clone()));
     taken.extend(known.pods.gone_from(&identity.key));
-    let prefix = names::agent_prefix(&identity.key.name);
-    for sibling in known
+    let prefix = &wishes.agent_prefix;
+    for (sibling, subscribed) in known
         .subscriptions
         .siblings(&identity.key, &subscription.agent_pool)
     {
@@ -116,11 +116,13 @@ fn taken(
             pods.map(|pod| pod.pod.name)
                 .chain(known.pods.gone_from(&sibling))
                 .chain(known.pods.doubted(&sibling))
-                .filter(|name| name.starts_with(&prefix)),
+                .filter(|name| name.starts_with(prefix)),
         );
-        if sibling.name == identity.key.name {
+        if subscribed.placeholder_prefix == wishes.placeholder_prefix {
             let profiles = wishes.profiles.iter();
-            taken.extend(profiles.map(|profile| names::placeholder(&sibling.name, &profile.name)));
+            taken.extend(
+                profiles.map(|profile| format!("{}{}", wishes.placeholder_prefix, profile.name)),
+            );
         }
     }
     taken
@@ -183,6 +185,7 @@ pub(crate) fn wanted<'a>(
 ) -> Wanted<'a> {
     Wanted {
         agent_pool: resolved.agent_pool.clone(),
+        placeholder_prefix: &resolved.wishes.placeholder_prefix,
         organization: resolved.organization.as_str(),
         pool_name: &resolved.pool_name,
         token,

@@ -37,8 +37,8 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
     let spec = &pool.spec;
     let pool_name = spec.pool.trim().to_owned();
     let wishes = Pool {
-        agent_prefix: names::agent_prefix(&name),
-        placeholder_prefix: names::placeholder(&name, ""),
+        agent_prefix: names::agent_prefix(pool.agent_base()),
+        placeholder_prefix: names::placeholder(pool.agent_base(), ""),
         owner_mark: names::owner_mark(cluster, &pool.namespace().unwrap_or_default(), &name),
         max_agents: spec.max_agents,
         min_agents: spec.min_agents,

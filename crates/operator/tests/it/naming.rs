@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use api::RunnerPool;
 use azure_devops_simulator::world::{AgentSpec, Fault, FaultKind, Outcome};
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams, PostParams},
+};
 use serde_json::json;
 
 use crate::bed::{Bed, ORGANIZATION, POOL, agent_names, jobs, long_job, names, within};
@@ -283,4 +287,40 @@ async fn agents_of_the_former_operator_are_adopted() {
         agent_names(agents) == ["web-agent-1"]
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_are_named_by_a_prefix_that_cannot_be_changed() {
+    let bed = Bed::start().await;
+    let work =
+        json!({ "name": "work", "mountPath": "/work", "storage": "1Gi", "deleteWithAgent": true });
+    bed.create("web", json!({ "agentNamePrefix": "east", "pvcs": [work] }))
+        .await;
+    bed.agents_when("the placeholder is there", |agents| agents.len() == 1)
+        .await;
+    bed.queue(jobs(1, SHORT)).await;
+    let ran = bed.all_succeed().await;
+    assert_eq!(ran[0].agent.as_deref(), Some("east-agent-0"));
+    bed.pods_when("the Pod is gone", <[_]>::is_empty).await;
+    bed.claims_when("so is its claim", <[_]>::is_empty).await;
+    let agents = bed.agents().await;
+    let names: Vec<&str> = agents.iter().map(|agent| agent.name.as_str()).collect();
+    assert_eq!(names, ["east-placeholder-base"]);
+    let api: Api<RunnerPool> = bed.api();
+    for prefix in [json!("west"), json!(null)] {
+        let patch = Patch::Merge(json!({ "spec": { "agentNamePrefix": prefix } }));
+        let refused = api
+            .patch("web", &PatchParams::default(), &patch)
+            .await
+            .unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains("agentNamePrefix cannot be changed"),
+            "{refused}"
+        );
+    }
+    bed.delete("web").await;
+    bed.gone("web").await;
+    assert!(bed.agents().await.is_empty());
 }
