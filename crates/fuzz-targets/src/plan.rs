@@ -109,7 +109,7 @@ fn pool(choices: &mut Choices<'_>) -> Pool {
             })
         }),
         profiles: PROFILES.iter().take(count).map(profile).collect(),
-        mode: [Mode::Active, Mode::Paused, Mode::Drained][choices.below(3)],
+        mode: [Mode::Active, Mode::Paused, Mode::Drained][usize::from(choices.below(3))],
         placeholders: choices.flag(),
         deleting: choices.below(4) == 3,
     }
