@@ -15,7 +15,7 @@ pub use organization::{OrganizationUrl, OrganizationUrlError};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use spec::{
     CertificateSource, ClaimTemplate, ExtraEnv, ImagePullPolicy, InitContainer, Mode, Placeholders,
-    RunnerPool, RunnerPoolSpec, SecurityContext,
+    RunnerPool, RunnerPoolSpec, SecurityContext, TerminatedPods,
 };
 pub use status::{
     AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, RunnerPoolStatus,

@@ -157,6 +157,9 @@ pub struct RunnerPoolSpec {
     /// Whether jobs wait while there is no agent.
     #[serde(default)]
     pub placeholders: Placeholders,
+    /// Pods that ended and stay for inspection. They do not count against `maxAgents`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminated_pods: Option<TerminatedPods>,
     /// What agents and placeholders are named by instead of the RunnerPool, as in `{agentNamePrefix}-agent-0`: for
     /// RunnerPools of one name in two clusters that share an agent pool. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -204,6 +207,20 @@ impl ImagePullPolicy {
             Self::Never => "Never",
         }
     }
+}
+
+/// How many Pods that ended stay: the newest of each kind, with their claims and without their registrations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TerminatedPods {
+    /// Of those that failed.
+    #[serde(default)]
+    #[schemars(range(max = 100))]
+    pub keep_failed: u32,
+    /// Of those that ended well.
+    #[serde(default)]
+    #[schemars(range(max = 100))]
+    pub keep_succeeded: u32,
 }
 
 /// Whether agents come and go.

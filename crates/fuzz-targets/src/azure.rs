@@ -175,6 +175,7 @@ fn pool(prefix: &str, capability: &str) -> Pool {
         profiles: vec![profile("base", None), profile("special", Some(capability))],
         mode: planner::Mode::Active,
         placeholders: true,
+        keep: planner::Keep::default(),
         deleting: false,
     }
 }

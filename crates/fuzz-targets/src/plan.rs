@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Mode, Pod, PodPhase,
-    Pool, Profile, Registration, Snapshot, Waiting,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Mode, Pod,
+    PodPhase, Pool, Profile, Registration, Snapshot, Waiting,
 };
 
 use crate::{look::assert_lawful, random::Choices};
@@ -111,6 +111,10 @@ fn pool(choices: &mut Choices<'_>) -> Pool {
         profiles: PROFILES.iter().take(count).map(profile).collect(),
         mode: [Mode::Active, Mode::Paused, Mode::Drained][usize::from(choices.below(3))],
         placeholders: choices.flag(),
+        keep: Keep {
+            failed: usize::from(choices.below(3)),
+            succeeded: usize::from(choices.below(3)),
+        },
         deleting: choices.below(4) == 3,
     }
 }

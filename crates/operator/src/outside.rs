@@ -300,7 +300,7 @@ impl Outside for Services<'_> {
                 return;
             }
             Action::AddPlaceholder { .. } => ("Registered placeholder", None),
-            Action::RemovePlaceholder { .. } => ("Removed placeholder", None),
+            Action::RemoveRegistration { .. } => ("Removed registration", None),
         };
         let (namespace, pool, agent) = (&self.key.namespace, &self.key.name, action.subject());
         let request_id = match why {

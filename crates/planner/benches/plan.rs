@@ -136,6 +136,7 @@ fn pool(shape: Shape) -> Pool {
         profiles: (0..shape.profiles()).map(profile).collect(),
         mode: planner::Mode::Active,
         placeholders: true,
+        keep: planner::Keep::default(),
         deleting: false,
     }
 }

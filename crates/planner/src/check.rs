@@ -218,7 +218,7 @@ impl<'a> Facts<'a> {
                 .deleting
                 .then(|| Breach::CreatedWhileEnding { name: name.clone() }),
             Action::Disable { agent_id, name } => self.foreign(*agent_id, name),
-            Action::RemovePlaceholder { agent_id, name }
+            Action::RemoveRegistration { agent_id, name }
             | Action::Remove { agent_id, name, .. } => self
                 .without_look(name)
                 .or_else(|| self.foreign(*agent_id, name))

@@ -16,8 +16,8 @@ pub use agents::{Agent, AgentState};
 pub use check::{Breach, check};
 pub use plan::{Action, Plan, Planned, Shortage, Why, Withheld};
 pub use snapshot::{
-    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Mode, Pod, PodPhase,
-    Pool, Profile, Registration, Snapshot, Waiting,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Mode, Pod,
+    PodPhase, Pool, Profile, Registration, Snapshot, Waiting,
 };
 
 use jiff::{SignedDuration, Timestamp};

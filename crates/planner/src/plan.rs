@@ -105,8 +105,8 @@ pub enum Action {
         /// Name of its profile.
         profile: String,
     },
-    /// Delete a placeholder's registration.
-    RemovePlaceholder {
+    /// Delete a registration alone: that of a placeholder, or of an agent whose Pod has ended and stays.
+    RemoveRegistration {
         /// Id of the registration.
         agent_id: i64,
         /// Its name.
@@ -126,7 +126,7 @@ impl Action {
             | Self::DeleteClaim { name, .. }
             | Self::MarkPod { name, .. }
             | Self::AddPlaceholder { name, .. }
-            | Self::RemovePlaceholder { name, .. } => name,
+            | Self::RemoveRegistration { name, .. } => name,
         }
     }
 
@@ -140,7 +140,7 @@ impl Action {
             Self::DeleteClaim { .. } => "delete claim",
             Self::MarkPod { .. } => "mark Pod",
             Self::AddPlaceholder { .. } => "add placeholder",
-            Self::RemovePlaceholder { .. } => "remove placeholder",
+            Self::RemoveRegistration { .. } => "remove registration",
         }
     }
 }
@@ -205,6 +205,8 @@ pub enum Why {
     AgentGone,
     /// It started or ended a job.
     StateChanged,
+    /// It is among the newest that ended, which `terminatedPods` keeps.
+    Kept,
     /// Its profile has none.
     PlaceholderMissing,
     /// Its profile is gone.
@@ -259,6 +261,7 @@ impl fmt::Display for Why {
             Self::PodGone => f.write_str("its Pod is gone"),
             Self::AgentGone => f.write_str("its agent is gone"),
             Self::StateChanged => f.write_str("its agent started or ended a job"),
+            Self::Kept => f.write_str("spec.terminatedPods keeps the newest ones that ended"),
             Self::PlaceholderMissing => {
                 f.write_str("without a registered agent Azure DevOps refuses jobs")
             }
@@ -288,13 +291,13 @@ impl fmt::Display for Plan {
         for Planned { action, why } in &self.actions {
             writeln!(
                 f,
-                "{:<18} {:<32} because {why}",
+                "{:<20} {:<32} because {why}",
                 action.verb(),
                 action.subject()
             )?;
         }
         for Withheld { subject, why } in &self.withheld {
-            writeln!(f, "{:<18} {subject:<32} because {why}", "leave alone")?;
+            writeln!(f, "{:<20} {subject:<32} because {why}", "leave alone")?;
         }
         Ok(())
     }

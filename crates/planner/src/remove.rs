@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     Action, Agent, AgentState, CLAIM_GRACE, Intake, JobRequest, KnownLook, Look, Plan, Pod,
-    Registration, Snapshot, Why,
+    PodPhase, Pool, Registration, Snapshot, Why,
     agents::is_ours,
     later,
     retry::{Failure, Failures, Patience, patience},
@@ -40,6 +40,7 @@ pub(crate) fn plan(
             return;
         }
     };
+    let kept = kept(&snapshot.pool, agents);
     let surplus = surplus(snapshot, look, agents, queued, failures, now, plan);
     for (index, agent) in agents {
         let unwanted = if let Some(why) = snapshot.pool.ends() {
@@ -52,10 +53,35 @@ pub(crate) fn plan(
             let surplus = surplus.get(index).cloned();
             surplus.or_else(|| given_up(agent, now, plan))
         };
-        one(agent, unwanted, failures, look, now, plan);
+        let kept = kept.contains(index);
+        one(agent, unwanted, kept, failures, look, now, plan);
     }
     claims(snapshot, agents, now, plan);
     placeholders(snapshot, look, now, plan);
+}
+
+/// Pods that ended and stay: the newest of each kind, by index. None where there are to be no agents.
+fn kept(pool: &Pool, agents: &BTreeMap<u32, Agent>) -> HashSet<u32> {
+    let newest = |most: usize, failed: bool| {
+        let ended = agents.values().filter_map(|agent| {
+            let (at, of_kind) = match agent.pod.as_ref()?.phase {
+                PodPhase::Failed { at } => (at, failed),
+                PodPhase::Succeeded { at } => (at, !failed),
+                PodPhase::Pending | PodPhase::Running => return None,
+            };
+            of_kind.then_some((at, agent.index))
+        });
+        let mut ended: Vec<_> = ended.collect();
+        ended.sort_unstable();
+        ended.into_iter().rev().take(most)
+    };
+    if pool.ends().is_some() {
+        return HashSet::new();
+    }
+    newest(pool.keep.failed, true)
+        .chain(newest(pool.keep.succeeded, false))
+        .map(|(_, index)| index)
+        .collect()
 }
 
 /// Why a Pod that has a node is given up.
@@ -73,6 +99,7 @@ fn given_up(agent: &Agent, now: Timestamp, plan: &mut Plan) -> Option<Why> {
 fn one(
     agent: &Agent,
     unwanted: Option<Why>,
+    kept: bool,
     failures: &Failures,
     look: &KnownLook,
     now: Timestamp,
@@ -94,7 +121,13 @@ fn one(
             }
         }
         (AgentState::Drained, Some(pod), Some(registration)) => {
-            remove(registration, Some(pod), Why::Drained, look, now, plan);
+            act_if_fresh(
+                removal(registration, Some(pod)),
+                Why::Drained,
+                look,
+                now,
+                plan,
+            );
         }
         (AgentState::Starting | AgentState::Offline, Some(pod), None) => {
             let Some(why) = unwanted else { return };
@@ -130,10 +163,11 @@ fn one(
         (AgentState::Draining, ..) => plan.withhold(&agent.name, Why::AwaitingLook),
         (AgentState::Finished, Some(pod), registration) => {
             let failure = failures.get(agent);
-            finished(pod, registration.as_ref(), failure, look, now, plan);
+            finished(pod, registration.as_ref(), kept, failure, look, now, plan);
         }
         (AgentState::Orphaned, _, Some(registration)) => {
-            gone(registration, None, Why::PodGone, look, now, plan);
+            let removal = removal(registration, None);
+            gone(registration, removal, Why::PodGone, look, now, plan);
         }
         _ => {}
     }
@@ -144,6 +178,7 @@ fn one(
 fn finished(
     pod: &Pod,
     registration: Option<&Registration>,
+    kept: bool,
     failure: Option<Failure>,
     look: &KnownLook,
     now: Timestamp,
@@ -167,7 +202,15 @@ fn finished(
             Failure::Remembered { until: None } => {}
         }
     } else if let Some(registration) = registration {
-        gone(registration, Some(pod), Why::PodFinished, look, now, plan);
+        let removal = if kept {
+            let (agent_id, name) = (registration.id, registration.name.clone());
+            Action::RemoveRegistration { agent_id, name }
+        } else {
+            removal(registration, Some(pod))
+        };
+        gone(registration, removal, Why::PodFinished, look, now, plan);
+    } else if kept {
+        plan.withhold(&pod.name, Why::Kept);
     } else if !pod.stopping {
         delete_pod(pod, Why::PodFinished, look, now, plan);
     }
@@ -177,7 +220,7 @@ fn finished(
 /// the server may still believe in the agent, so it is disabled first.
 fn gone(
     registration: &Registration,
-    pod: Option<&Pod>,
+    removal: Action,
     why: Why,
     look: &KnownLook,
     now: Timestamp,
@@ -200,7 +243,7 @@ fn gone(
             intake: Intake::DisableSent,
             ..
         } => plan.withhold(&registration.name, Why::AwaitingLook),
-        _ => remove(registration, pod, why, look, now, plan),
+        _ => act_if_fresh(removal, why, look, now, plan),
     }
 }
 
@@ -216,22 +259,12 @@ fn disable(registration: &Registration, why: Why, plan: &mut Plan) {
     }
 }
 
-fn remove(
-    registration: &Registration,
-    pod: Option<&Pod>,
-    why: Why,
-    look: &KnownLook,
-    now: Timestamp,
-    plan: &mut Plan,
-) {
-    let (agent_id, name) = (registration.id, registration.name.clone());
-    let pod_uid = pod.map(|pod| pod.uid.clone());
-    let remove = Action::Remove {
-        agent_id,
-        name,
-        pod_uid,
-    };
-    act_if_fresh(remove, why, look, now, plan);
+fn removal(registration: &Registration, pod: Option<&Pod>) -> Action {
+    Action::Remove {
+        agent_id: registration.id,
+        name: registration.name.clone(),
+        pod_uid: pod.map(|pod| pod.uid.clone()),
+    }
 }
 
 fn delete_pod(pod: &Pod, why: Why, look: &KnownLook, now: Timestamp, plan: &mut Plan) {
@@ -328,7 +361,7 @@ fn remove_placeholder(
         (None, true, Intake::Enabled) => disable(registration, why, plan),
         (None, true, Intake::DisableSent) => plan.withhold(&name, Why::AwaitingLook),
         (None, ..) => {
-            let remove = Action::RemovePlaceholder { agent_id, name };
+            let remove = Action::RemoveRegistration { agent_id, name };
             act_if_fresh(remove, why, look, now, plan);
         }
     }

@@ -38,8 +38,19 @@ pub struct Pool {
     pub mode: Mode,
     /// Whether a placeholder stands for each profile.
     pub placeholders: bool,
+    /// Pods that ended and stay for inspection.
+    pub keep: Keep,
     /// The RunnerPool is being deleted.
     pub deleting: bool,
+}
+
+/// How many Pods that ended stay for inspection: the newest of each kind, without their registrations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Of those that failed.
+    pub failed: usize,
+    /// Of those that ended well.
+    pub succeeded: usize,
 }
 
 /// Whether agents come and go.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{ClaimTemplate, RunnerPool, RunnerPoolSpec};
+use api::{ClaimTemplate, RunnerPool, RunnerPoolSpec, TerminatedPods};
 use kube::ResourceExt as _;
 
 use crate::{
@@ -206,6 +206,10 @@ pub(crate) fn spec(random: &mut Random, agent_pools: usize) -> RunnerPoolSpec {
         capability_aware,
         capability_images,
         pvcs,
+        terminated_pods: random.permille(250).then(|| TerminatedPods {
+            keep_failed: u32::try_from(random.between(0, 2)).unwrap_or(0),
+            keep_succeeded: u32::try_from(random.between(0, 2)).unwrap_or(0),
+        }),
         ..RunnerPoolSpec::default()
     }
 }

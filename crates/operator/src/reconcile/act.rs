@@ -133,7 +133,7 @@ fn speaks_to_azure(action: &Action) -> bool {
         Action::Disable { .. }
         | Action::Remove { .. }
         | Action::AddPlaceholder { .. }
-        | Action::RemovePlaceholder { .. } => true,
+        | Action::RemoveRegistration { .. } => true,
         Action::CreateAgent { .. }
         | Action::DeletePod { .. }
         | Action::GiveUpPod { .. }
@@ -239,7 +239,7 @@ impl<O: Outside> Actor<'_, O> {
                 guarded,
             } => self.mark(name, uid, *request, *guarded).await,
             Action::AddPlaceholder { name, profile } => self.add_placeholder(name, profile).await,
-            Action::RemovePlaceholder { agent_id, name } => {
+            Action::RemoveRegistration { agent_id, name } => {
                 match self.delete_registration(*agent_id, name).await {
                     Ok(_) => End::Carried(Some(Write::Removed(*agent_id))),
                     Err(end) => end,

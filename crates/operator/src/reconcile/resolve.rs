@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use api::{Mode, OrganizationUrl, Placeholders, RunnerPool, names};
+use api::{Mode, OrganizationUrl, Placeholders, RunnerPool, TerminatedPods, names};
 use jiff::SignedDuration;
 use kube::{Resource as _, ResourceExt as _};
-use planner::{Pool, Profile};
+use planner::{Keep, Pool, Profile};
 
 use crate::{manifest, subscriptions::AgentPoolKey};
 
@@ -51,6 +51,7 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
             Mode::Drained => planner::Mode::Drained,
         },
         placeholders: spec.placeholders == Placeholders::Enabled,
+        keep: keep(spec.terminated_pods.unwrap_or_default()),
         deleting: pool.meta().deletion_timestamp.is_some(),
     };
     Ok(Resolved {
@@ -64,6 +65,14 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
         interval: Duration::from_secs(spec.poll_interval_seconds.into()),
         wishes,
     })
+}
+
+fn keep(terminated: TerminatedPods) -> Keep {
+    let count = |pods: u32| usize::try_from(pods).unwrap_or(usize::MAX);
+    Keep {
+        failed: count(terminated.keep_failed),
+        succeeded: count(terminated.keep_succeeded),
+    }
 }
 
 /// The base image first, then one profile for each capability.

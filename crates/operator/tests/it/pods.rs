@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 use kube::{Api, ResourceExt as _, api::PostParams};
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, long_job};
+use crate::bed::{Bed, agent_names, jobs, long_job, names};
 
 /// The one Pod of a `RunnerPool` with these fields, for a queued job.
 async fn pod(bed: &Bed, fields: Value) -> Pod {
@@ -415,4 +415,31 @@ async fn the_recipes_for_pods_are_taken() {
         4,
         "one that waits is not made again"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_pod_that_ended_stays_without_its_registration() {
+    let bed = Bed::start().await;
+    let work =
+        json!({ "name": "work", "mountPath": "/work", "storage": "1Gi", "deleteWithAgent": true });
+    let keep = json!({ "keepSucceeded": 1 });
+    bed.create(
+        "web",
+        json!({ "maxAgents": 1, "pvcs": [work], "terminatedPods": keep }),
+    )
+    .await;
+    bed.ready("web").await;
+    for agent in ["web-agent-0", "web-agent-1"] {
+        bed.queue(jobs(1, Duration::from_millis(100))).await;
+        bed.all_succeed().await;
+        bed.pods_when("the newest is kept", |pods| names(pods) == [agent])
+            .await;
+        bed.agents_when("and its registration", |agents| {
+            agent_names(agents).is_empty()
+        })
+        .await;
+    }
+    bed.change("web", json!({ "terminatedPods": null })).await;
+    bed.pods_when("it goes", <[_]>::is_empty).await;
+    bed.claims_when("and its claim", <[_]>::is_empty).await;
 }

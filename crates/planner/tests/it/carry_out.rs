@@ -85,7 +85,7 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
                 id += 1;
                 registrations.push(registration(id, &name));
             }
-            Action::RemovePlaceholder { agent_id, .. } => {
+            Action::RemoveRegistration { agent_id, .. } => {
                 registrations.retain(|registration| registration.id != agent_id);
             }
         }

@@ -215,7 +215,7 @@ fn a_live_agent_is_not_removed_by_leaving_its_pod_out() {
 
 #[test]
 fn an_agent_is_not_removed_under_the_name_of_a_placeholder() {
-    let remove_placeholder = |agent_id, name: &str| Action::RemovePlaceholder {
+    let remove_placeholder = |agent_id, name: &str| Action::RemoveRegistration {
         agent_id,
         name: named(name),
     };

@@ -28,7 +28,7 @@ fn deletion_creates_nothing_and_drains() {
             "disable 0",
             "disable 1",
             "disable 4",
-            "remove placeholder web-placeholder-base",
+            "remove registration web-placeholder-base",
         ]
     );
     assert_eq!(withheld(&plan, "web-agent-1"), [&Why::Busy { request: 7 }]);

@@ -79,7 +79,7 @@ fn assert_lawful(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Result<(),
             planned.action,
             Action::Remove { .. }
                 | Action::DeletePod { .. }
-                | Action::RemovePlaceholder { .. }
+                | Action::RemoveRegistration { .. }
                 | Action::DeleteClaim { .. }
                 | Action::Disable { .. }
         )
@@ -97,7 +97,7 @@ fn assert_lawful(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Result<(),
     };
     for planned in removals {
         match &planned.action {
-            Action::Remove { agent_id, .. } | Action::RemovePlaceholder { agent_id, .. } => {
+            Action::Remove { agent_id, .. } | Action::RemoveRegistration { agent_id, .. } => {
                 prop_assert!(!ids.contains(agent_id), "{}", plan);
             }
             Action::DeletePod { name, .. } => {

@@ -8,6 +8,7 @@
 mod carry_out;
 mod control;
 mod deletion;
+mod kept;
 mod laws;
 mod mode;
 mod placeholders;

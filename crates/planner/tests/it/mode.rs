@@ -69,7 +69,7 @@ fn without_placeholders_none_is_added_and_ours_go() {
     );
     assert_eq!(
         web().without_placeholders().does(),
-        ["remove placeholder web-placeholder-base"]
+        ["remove registration web-placeholder-base"]
     );
     let mut foreign = web().without_registrations().without_placeholders();
     let mut registration = placeholder("base");

@@ -28,7 +28,7 @@ fn it_is_neither_an_agent_nor_supply() {
 #[test]
 fn it_goes_with_its_profile() {
     let plan = web().registered(placeholder("java")).plan();
-    assert_eq!(done(&plan), ["remove placeholder web-placeholder-java"]);
+    assert_eq!(done(&plan), ["remove registration web-placeholder-java"]);
     assert_eq!(plan.actions[0].why, Why::ProfileGone);
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use planner::{
-    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Look, Mode, Pod, PodPhase, Pool,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, Look, Mode, Pod, PodPhase, Pool,
     Registration, Snapshot, Waiting,
 };
 use proptest::{collection::vec, option, prelude::*, sample::subsequence};
@@ -24,10 +24,20 @@ fn pool() -> impl Strategy<Value = Pool> {
         1..=PROFILES.len(),
         prop::bool::weighted(0.2),
         mode(),
+        (0_usize..3, 0_usize..3),
         prop::bool::weighted(0.8),
     )
         .prop_map(
-            |(max_agents, min_agents, ttl, profiles, deleting, mode, placeholders)| Pool {
+            |(
+                max_agents,
+                min_agents,
+                ttl,
+                profiles,
+                deleting,
+                mode,
+                (failed, succeeded),
+                placeholders,
+            )| Pool {
                 agent_prefix: "web-agent-".into(),
                 placeholder_prefix: "web-placeholder-".into(),
                 owner_mark: MARK.into(),
@@ -39,6 +49,7 @@ fn pool() -> impl Strategy<Value = Pool> {
                     .map(|&name| profile(name, (name != "base").then_some(name)))
                     .collect(),
                 mode,
+                keep: Keep { failed, succeeded },
                 placeholders,
                 deleting,
             },

@@ -338,7 +338,7 @@ fn on_unknown_nothing_goes() {
             "remove 0 and its pod",
             "remove 3 and its pod",
             "remove 4",
-            "remove placeholder web-placeholder-former",
+            "remove registration web-placeholder-former",
         ]
     );
     assert_eq!(all_to_go().unknown().does(), NOTHING);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    Action, AgentPool, Claim, Cluster, Hold, Intake, JobRequest, KnownLook, Look, Mode, Plan, Pod,
-    PodPhase, Pool, Profile, Registration, Snapshot, Waiting, Why, check, plan,
+    Action, AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Mode, Plan,
+    Pod, PodPhase, Pool, Profile, Registration, Snapshot, Waiting, Why, check, plan,
 };
 
 pub(crate) const MARK: &str = "cluster/team/web";
@@ -37,6 +37,7 @@ pub(crate) fn web() -> World {
             profiles: vec![profile("base", None)],
             mode: Mode::Active,
             placeholders: true,
+            keep: Keep::default(),
             deleting: false,
         },
         cluster: Cluster::default(),
@@ -120,6 +121,11 @@ impl World {
 
     pub(crate) fn mode(mut self, mode: Mode) -> Self {
         self.pool.mode = mode;
+        self
+    }
+
+    pub(crate) fn keeping(mut self, failed: usize, succeeded: usize) -> Self {
+        self.pool.keep = Keep { failed, succeeded };
         self
     }
 
@@ -301,7 +307,7 @@ fn sentence(action: &Action) -> String {
             format!("mark {} {request} {guarded}", short(name))
         }
         Action::AddPlaceholder { name, .. } => format!("add placeholder {name}"),
-        Action::RemovePlaceholder { name, .. } => format!("remove placeholder {name}"),
+        Action::RemoveRegistration { name, .. } => format!("remove registration {name}"),
     }
 }
 

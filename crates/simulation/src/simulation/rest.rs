@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::names;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
 use super::{BOUND, Simulation, agents::Container};
@@ -131,6 +132,25 @@ impl Simulation {
             let alive = pods
                 .filter(|pod| owner(pod) == uid && !has_ended(pod))
                 .count();
+            let keep = pool.spec.terminated_pods.unwrap_or_default();
+            for (phase, most) in [
+                ("Failed", keep.keep_failed),
+                ("Succeeded", keep.keep_succeeded),
+            ] {
+                let pods = self.cluster.pods.values().filter(|pod| owner(pod) == uid);
+                let phase_of =
+                    |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+                let ended = pods
+                    .filter(|pod| phase_of(pod).as_deref() == Some(phase))
+                    .count();
+                if ended > usize::try_from(most).unwrap_or(usize::MAX) {
+                    let detail = format!(
+                        "{} has {ended} Pods that {phase} instead of {most}",
+                        key(pool)
+                    );
+                    left.push((Breach::LeftOver, detail));
+                }
+            }
             let wanted = usize::try_from(pool.spec.min_agents).unwrap_or_default();
             if alive != wanted {
                 let breach = if alive > wanted {
@@ -153,7 +173,7 @@ impl Simulation {
         let mut used = BTreeSet::new();
         for pod in self.cluster.pods.values() {
             let of_pool = owner(pod).is_some_and(|owner| uids.contains(owner));
-            if !of_pool || has_ended(pod) {
+            if !of_pool {
                 left.push((Breach::LeftOver, format!("Pod {}", pod.name_any())));
             }
             let namespace = pod.namespace().unwrap_or_default();
