@@ -73,17 +73,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut interrupt = Interrupt::listen()?;
-        let end = unleash(args, &mut interrupt).await?;
-        if end.is_none() {
-            output::line("\nInterrupted; everything that was started is stopped and removed.");
-        }
-        Ok(end.unwrap_or(ExitCode::from(interrupt::EXIT_CODE)))
-    })
+    interrupt::run(async |interrupt| unleash(args, interrupt).await)
 }
 
 /// None: interrupted.

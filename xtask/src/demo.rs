@@ -58,17 +58,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const FRAME: Duration = Duration::from_millis(250);
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut interrupt = Interrupt::listen()?;
-        let end = demonstrate(args, &mut interrupt).await?;
-        if end.is_none() {
-            output::line("\nInterrupted; everything that was started is stopped and removed.");
-        }
-        Ok(end.unwrap_or(ExitCode::from(interrupt::EXIT_CODE)))
-    })
+    interrupt::run(async |interrupt| demonstrate(args, interrupt).await)
 }
 
 /// None: interrupted.
