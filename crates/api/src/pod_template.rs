@@ -59,6 +59,9 @@ impl PodTemplate {
     ///
     /// # Errors
     /// Every field that a Pod does not have, or the first whose value is of another type.
+    ///
+    /// # Panics
+    /// Never: what is read back is plain data.
     pub fn pod_spec(&self) -> Result<PodSpec, Vec<Fault>> {
         let given = Value::Object(self.spec.clone());
         let spec: PodSpec = serde_path_to_error::deserialize(&given).map_err(|error| {
