@@ -8,7 +8,7 @@ use planner::{Breach, Plan, Snapshot};
 mod naive;
 
 /// Turns a snapshot into a plan, and says what forbids to carry it out.
-pub type Decide = fn(&Snapshot, Timestamp) -> (Plan, Vec<Breach>);
+pub type Decide = dyn Fn(&Snapshot, Timestamp) -> (Plan, Vec<Breach>) + Send + Sync;
 
 /// The planner's plan, and what its check says of it.
 pub fn checked(snapshot: &Snapshot, now: Timestamp) -> (Plan, Vec<Breach>) {
@@ -18,12 +18,12 @@ pub fn checked(snapshot: &Snapshot, now: Timestamp) -> (Plan, Vec<Breach>) {
 }
 
 /// How this build decides.
-pub(crate) fn of_this_build() -> Decide {
+pub(crate) fn of_this_build() -> &'static Decide {
     #[cfg(feature = "naive-removal")]
     {
         tracing::error!("This build kills jobs on purpose: it has the feature naive-removal");
-        naive::unchecked
+        &naive::unchecked
     }
     #[cfg(not(feature = "naive-removal"))]
-    checked
+    &checked
 }

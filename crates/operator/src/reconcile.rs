@@ -42,7 +42,7 @@ pub(crate) struct Context {
     pub(crate) client: kube::Client,
     /// Those to Azure DevOps; their writes do, too.
     pub(crate) connections: azure_devops::Connections,
-    pub(crate) decide: Decide,
+    pub(crate) decide: &'static Decide,
     /// Uid of the namespace `kube-system`, which names the cluster.
     pub(crate) cluster: String,
     pub(crate) pods: Mirror<AgentPod>,

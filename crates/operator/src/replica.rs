@@ -21,6 +21,7 @@ use secrecy::SecretString;
 
 pub use crate::mirror::PoolKey;
 use crate::{
+    decide::Decide,
     manifest::{claim::AgentClaim, pod::AgentPod},
     mirror::Mirror,
     outside::{Failure, Outside},
@@ -31,15 +32,6 @@ use crate::{
     },
     subscriptions::Subscriptions,
 };
-
-/// What makes a plan: `planner::plan`, or something else that is to be shown to fail.
-#[derive(Clone, Copy)]
-pub struct Planner<'a> {
-    /// Makes it.
-    pub plan: &'a (dyn Fn(&Snapshot, Timestamp) -> Plan + Sync),
-    /// Whether a plan that breaks an invariant is refused, as the program does.
-    pub checked: bool,
-}
 
 /// Everything that one operator remembers. Dropping it is a crash.
 #[derive(Debug)]
@@ -158,7 +150,7 @@ impl Replica {
         pool: &Arc<RunnerPool>,
         token: Option<&str>,
         now: Timestamp,
-        planner: Planner<'_>,
+        decide: &Decide,
         outside: &O,
     ) -> Passed {
         let Ok(identity) = Identity::of(pool) else {
@@ -188,12 +180,7 @@ impl Replica {
         };
         let known = self.known();
         let observed = observe::gather(pool, &identity, &resolved, subscription, known);
-        let plan = (planner.plan)(&observed.snapshot, now);
-        let breaches = if planner.checked {
-            planner::check(&observed.snapshot, &plan, now)
-        } else {
-            Vec::new()
-        };
+        let (plan, breaches) = decide(&observed.snapshot, now);
         let done = if breaches.is_empty() {
             if !plan.actions.is_empty() && !deleting {
                 let held = finalize::held(pool);

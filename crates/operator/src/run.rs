@@ -102,7 +102,7 @@ pub struct Operator {
     /// The election that it takes part in; `None`: it is the only one, and acts at once.
     pub election: Option<Election>,
     /// How plans come about.
-    pub decide: Decide,
+    pub decide: &'static Decide,
 }
 
 /// Operates until `stop` is cancelled, then hands over; with an election, only while it is won. Fails with [`Lost`] when

@@ -7,6 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use operator::decide::{Decide, checked};
 use planner::{Action, AgentState, Look, Plan, Planned, Snapshot, Why, plan};
 
 /// Which operator runs.
@@ -44,22 +45,28 @@ impl Control {
 }
 
 /// What makes the plans of one operator process.
-pub(crate) type Maker = Arc<dyn Fn(&Snapshot, Timestamp) -> Plan + Send + Sync>;
+pub(crate) type Maker = Arc<Decide>;
 
 /// The planner of a process that has just started.
 pub(crate) fn maker(control: Option<Control>) -> Maker {
     match control {
-        None | Some(Control::FailedIsEmpty) => Arc::new(plan),
-        Some(Control::OneLook) => Arc::new(one_look),
-        Some(Control::ReusedNames) => Arc::new(reused_names),
+        None => Arc::new(checked),
+        Some(Control::FailedIsEmpty) => unchecked(plan),
+        Some(Control::OneLook) => unchecked(one_look),
+        Some(Control::ReusedNames) => unchecked(reused_names),
         Some(Control::Counters) => {
             let counters = Mutex::new(HashMap::new());
-            Arc::new(move |snapshot, now| {
+            unchecked(move |snapshot, now| {
                 let mut counters = counters.lock().unwrap_or_else(PoisonError::into_inner);
                 counted(snapshot, now, &mut counters)
             })
         }
     }
+}
+
+/// Plans that nobody looks at once more.
+fn unchecked(plan: impl Fn(&Snapshot, Timestamp) -> Plan + Send + Sync + 'static) -> Maker {
+    Arc::new(move |snapshot, now| (plan(snapshot, now), Vec::new()))
 }
 
 fn one_look(snapshot: &Snapshot, now: Timestamp) -> Plan {

@@ -50,7 +50,7 @@ pub(crate) struct Bed {
     pub(crate) token: String,
     pub(crate) node: HollowNode,
     /// How the operator comes by its plans.
-    pub(crate) decide: Decide,
+    pub(crate) decide: &'static Decide,
     /// The service account of the operator, with the rights that the chart gives it by default.
     pub(crate) account: Account,
     operator: Option<Running>,
@@ -142,7 +142,7 @@ impl Bed {
             control,
             token,
             node,
-            decide: operator::decide::checked,
+            decide: &operator::decide::checked,
             account,
             operator: None,
         };

@@ -197,7 +197,7 @@ async fn naive_leader() {
         namespaces: vec![namespace],
         listener: TcpListener::bind(set("HEALTH_ADDRESS")).await.unwrap(),
         election: None,
-        decide: operator::decide::checked,
+        decide: &operator::decide::checked,
     };
     let stop = CancellationToken::new();
     let running = tokio::spawn(operate(operator, stop.clone()));

@@ -48,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(400);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_job_is_killed_wherever_in_a_removal_it_arrives() {
-    let seen = run("two looks", decide::checked, Hook::Runs).await;
+    let seen = run("two looks", &decide::checked, Hook::Runs).await;
     assert_eq!(seen.stories, Vec::<String>::new(), "{seen}");
     assert!(seen.removed >= seen.wanted, "{seen}");
     assert!(seen.refused > 0, "the service had to refuse none:\n{seen}");
@@ -62,7 +62,7 @@ async fn no_job_is_killed_wherever_in_a_removal_it_arrives() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removal_after_one_look_kills_jobs() {
-    let seen = run("one look", naive::unchecked, Hook::Missing).await;
+    let seen = run("one look", &naive::unchecked, Hook::Missing).await;
     assert!(seen.removed >= seen.wanted, "{seen}");
     assert!(!seen.killed().is_empty(), "the control: {seen}");
 }
@@ -315,7 +315,7 @@ impl fmt::Display for Seen {
 }
 
 /// Makes agents and lets the operator remove them, until there were enough removals.
-async fn run(control: &'static str, decide: Decide, hook: Hook) -> Seen {
+async fn run(control: &'static str, decide: &'static Decide, hook: Hook) -> Seen {
     let wanted = number("REMOVALS").unwrap_or(REMOVALS);
     let attack = Arc::new(Mutex::new(Attack {
         seed: number("SEED").unwrap_or(1),

@@ -45,7 +45,7 @@ impl Replica {
             namespaces: vec![bed.namespace.clone()],
             listener,
             election: Some(election.clone()),
-            decide: operator::decide::checked,
+            decide: &operator::decide::checked,
         };
         let task = tokio::spawn(operate(operator, stop.clone()));
         Self {

@@ -20,7 +20,7 @@ async fn without_the_crd_it_is_not_ready_and_stops_when_it_is_told_to() {
         namespaces: Vec::new(),
         listener,
         election: Some(election("default")),
-        decide: operator::decide::checked,
+        decide: &operator::decide::checked,
     };
     let running = tokio::spawn(operate(operator, stop.clone()));
     let answer = |path: &'static str| async move {
@@ -44,7 +44,7 @@ async fn without_the_crd_it_is_not_ready_and_stops_when_it_is_told_to() {
         namespaces: Vec::new(),
         listener,
         election: Some(election("default")),
-        decide: operator::decide::checked,
+        decide: &operator::decide::checked,
     };
     within(
         "the operator stops at once",

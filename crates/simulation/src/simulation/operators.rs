@@ -10,7 +10,7 @@ use std::{
 
 use api::RunnerPool;
 use kube::api::ObjectMeta;
-use operator::replica::{Made, Passed, Planner, PoolKey, Replica, wait_after};
+use operator::replica::{Made, Passed, PoolKey, Replica, wait_after};
 use planner::{AgentState, Look, Why};
 
 use super::{Event, Simulation, looks::SightState, requests::Fate};
@@ -304,7 +304,6 @@ impl Simulation {
         self.wake_all(operator);
         let now = self.now;
         let token = Some(self.troubles.secret());
-        let checked = self.options.control.is_none();
         let Some(process) = self.process(operator) else {
             return;
         };
@@ -324,12 +323,8 @@ impl Simulation {
         let pass = {
             let (object, wire, token) = (object.clone(), wire.clone(), token.clone());
             async move {
-                let planner = Planner {
-                    plan: &*maker,
-                    checked,
-                };
                 replica
-                    .pass(&object, token.as_deref(), time, planner, &*wire)
+                    .pass(&object, token.as_deref(), time, &*maker, &*wire)
                     .await
             }
         };
