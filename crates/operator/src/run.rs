@@ -144,10 +144,14 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
 
     // Events that wait when the operator stops are still written: their writers stop last.
     let written = CancellationToken::new();
+    let Some(cluster) = cluster_id(&client, &stop).await? else {
+        tracing::info!("Stopped before the API server answered");
+        return Ok(());
+    };
     let writers = TaskTracker::new();
     let subscriptions = Arc::new(Subscriptions::default());
     let context = Arc::new(reconcile::Context {
-        cluster: cluster_id(&client, &stop).await?,
+        cluster,
         connections: azure_devops::Connections::new(gate.clone())
             .context("failed to set up HTTP")?,
         pods: Mirror::default(),
@@ -571,15 +575,17 @@ fn start_readers(
     })
 }
 
-/// Uid of the namespace `kube-system`: it lives as long as the cluster. Tried until it is known or the operator stops.
-async fn cluster_id(client: &Client, stop: &CancellationToken) -> anyhow::Result<String> {
+/// Uid of the namespace `kube-system`: it lives as long as the cluster. Tried until it is known; `None`: the operator is to
+/// stop.
+async fn cluster_id(client: &Client, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     loop {
         match namespaces.get("kube-system").await {
             Ok(namespace) => {
-                return namespace
-                    .uid()
-                    .context("the namespace kube-system has no uid");
+                let uid = namespace.uid();
+                return uid
+                    .context("the namespace kube-system has no uid")
+                    .map(Some);
             }
             Err(error) => tracing::warn!(
                 error = telemetry::chain(&error),
@@ -588,7 +594,7 @@ async fn cluster_id(client: &Client, stop: &CancellationToken) -> anyhow::Result
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
-            () = stop.cancelled() => anyhow::bail!("stopped before the API server answered"),
+            () = stop.cancelled() => return Ok(None),
         }
     }
 }
