@@ -4,7 +4,10 @@ use std::{io::Write as _, net::SocketAddr, str::FromStr};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::lease::{self, Election, Times};
+use crate::{
+    lease::{self, Election, Times},
+    telemetry,
+};
 
 /// Runs self-hosted Azure Pipelines agents as Pods.
 #[derive(Clone, Debug, Parser)]
@@ -194,7 +197,7 @@ impl FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        tracing_subscriber::EnvFilter::try_new(text)
+        telemetry::filter(text)
             .map(|_| Self(text.to_owned()))
             .map_err(|error| format!("{error}; write it like info or info,operator=debug"))
     }

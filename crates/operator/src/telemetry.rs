@@ -2,13 +2,19 @@
 
 use std::error::Error;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 use crate::cli::{LogFormat, LogLevel};
 
+/// Which lines are written. Values of fields are compared as they are: taken for a regular expression, a short text may
+/// keep the program busy for seconds.
+pub(crate) fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().with_regex(false).parse(directives)
+}
+
 /// Starts logging to standard error. A second call in one process is ignored, as tests make it.
 pub fn start(format: LogFormat, level: &LogLevel) {
-    let filter = EnvFilter::new(level.as_str());
+    let filter = filter(level.as_str()).unwrap_or_default();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
