@@ -59,7 +59,7 @@ impl OrganizationUrl {
             .collect();
         let hosted = host.strip_suffix(".visualstudio.com");
         let name = match (hosted, segments.as_slice()) {
-            (Some(""), _) => return Err(OrganizationUrlError::NoOrganization),
+            (Some(name), _) if !is_label(name) => return Err(OrganizationUrlError::NoOrganization),
             (Some(organization), [] | [_]) => organization.to_owned(),
             (None, [only]) if !only.eq_ignore_ascii_case("tfs") => (*only).to_owned(),
             (None, [_, last]) if host != "dev.azure.com" => (*last).to_owned(),
@@ -98,6 +98,12 @@ impl fmt::Display for OrganizationUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.url)
     }
+}
+
+/// What the part of a host before `.visualstudio.com` may be: the URL standard lets more through.
+fn is_label(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    !text.is_empty() && text.chars().all(allowed)
 }
 
 #[cfg(test)]
@@ -183,6 +189,7 @@ mod tests {
                 "https://.visualstudio.com/DefaultCollection",
                 NoOrganization,
             ),
+            ("https://my`org.visualstudio.com", NoOrganization),
             ("https://dev.azure.com/my-org/project", TooLong),
             ("https://host/tfs/Main/project", TooLong),
         ] {
