@@ -338,12 +338,13 @@ fn placeholders(snapshot: &Snapshot, look: &KnownLook, now: Timestamp, plan: &mu
             (false, false) => Why::ProfileGone,
             (false, true) => continue,
         };
-        remove_placeholder(registration, why, look, now, plan);
+        remove_placeholder(snapshot, registration, why, look, now, plan);
     }
 }
 
 /// A placeholder has no session and no job, unless somebody runs an agent in its place: then it goes as an agent does.
 fn remove_placeholder(
+    snapshot: &Snapshot,
     registration: &Registration,
     why: Why,
     look: &KnownLook,
@@ -356,7 +357,9 @@ fn remove_placeholder(
         requests.map(|request| request.id).min()
     });
     let (agent_id, name) = (registration.id, registration.name.clone());
-    match (request, registration.online, registration.intake) {
+    let mut pods = snapshot.cluster.pods.iter();
+    let runs = pods.any(|pod| pod.name == name && pod.phase.finished_at().is_none());
+    match (request, registration.online || runs, registration.intake) {
         (Some(request), ..) => plan.withhold(&name, Why::Busy { request }),
         (None, true, Intake::Enabled) => disable(registration, why, plan),
         (None, true, Intake::DisableSent) => plan.withhold(&name, Why::AwaitingLook),

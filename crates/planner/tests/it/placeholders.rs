@@ -2,7 +2,7 @@
 
 use planner::Why;
 
-use crate::world::{FOREIGN_MARK, done, placeholder, registration, web, withheld};
+use crate::world::{FOREIGN_MARK, agent, done, placeholder, registration, web, withheld};
 
 const NOTHING: [&str; 0] = [];
 
@@ -53,6 +53,11 @@ fn it_does_not_go_while_a_job_is_assigned_or_may_be() {
         web().registered(online).does(),
         ["disable web-placeholder-java"]
     );
+    let mut in_a_pod = web()
+        .registered(placeholder("java"))
+        .with(agent(0).running());
+    in_a_pod.cluster.pods[0].name = "web-placeholder-java".into();
+    assert_eq!(in_a_pod.does(), ["disable web-placeholder-java"]);
 }
 
 #[test]
