@@ -192,6 +192,7 @@ fn registration(choices: &mut Choices<'_>, id: i64, name: String, now: Timestamp
         assigned: choices.option(|choices| i64::from(choices.below(20))),
         created_on: choices.option(|choices| choices.time(now)),
         last_finished: choices.option(|choices| choices.time(now)),
+        abandoned: None,
     }
 }
 

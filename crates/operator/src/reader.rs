@@ -22,6 +22,9 @@ const FRESH_FOR: Duration = Duration::from_secs(40);
 /// A list of agents that suddenly is empty has to stay so for this long before it is believed.
 const EMPTY_FOR: SignedDuration = SignedDuration::from_mins(1);
 
+/// Result of a job whose agent was not heard of any more.
+const ABANDONED: &str = "abandoned";
+
 /// What the last look said.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
@@ -418,6 +421,7 @@ pub(crate) fn registration(agent: TaskAgent) -> Registration {
             .filter(|(name, _)| name.eq_ignore_ascii_case(api::names::ENV_OWNER));
         found.next().map(|(_, mark)| mark.clone())
     };
+    let last = agent.last_completed_request.as_ref();
     Registration {
         owner_mark: mark(&agent.system_capabilities).or_else(|| mark(&agent.user_capabilities)),
         online: agent.status == TaskAgentStatus::Online,
@@ -432,9 +436,10 @@ pub(crate) fn registration(agent: TaskAgent) -> Registration {
             .filter(|request| request.result.is_none())
             .map(|request| request.request_id),
         created_on: agent.created_on,
-        last_finished: agent
-            .last_completed_request
-            .and_then(|request| request.finish_time),
+        last_finished: last.and_then(|request| request.finish_time),
+        abandoned: last
+            .filter(|request| request.result.as_deref() == Some(ABANDONED))
+            .map(|request| request.request_id),
         id: agent.id,
         name: agent.name,
     }

@@ -206,6 +206,8 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
 
     let now = Timestamp::now();
     let (plan, breaches) = (context.decide)(&observed.snapshot, now);
+    // First of all: what it tells of may be gone when the actions are done, or this process.
+    report::tell_lost_jobs(pool, &identity, context, &observed, &plan);
     let done = if breaches.is_empty() {
         if !plan.actions.is_empty() && !deleting {
             finalize::hold(pool, &identity, context).await?;

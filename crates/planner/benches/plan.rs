@@ -182,6 +182,7 @@ fn registration(shape: Shape, i: i64) -> Registration {
         assigned: shape.is_busy(i).then_some(SIZE + i),
         created_on: Some(ago(600)),
         last_finished: None,
+        abandoned: None,
     }
 }
 
@@ -195,6 +196,7 @@ fn placeholder(i: i64) -> Registration {
         assigned: None,
         created_on: Some(ago(600)),
         last_finished: None,
+        abandoned: None,
     }
 }
 

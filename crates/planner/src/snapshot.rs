@@ -247,6 +247,8 @@ pub struct Registration {
     pub created_on: Option<Timestamp>,
     /// When the last request that it completed ended; `None`: it never completed one.
     pub last_finished: Option<Timestamp>,
+    /// The last request that it had, if Azure DevOps gave it up as it heard no more of the agent.
+    pub abandoned: Option<i64>,
 }
 
 /// Whether an agent may get jobs.

@@ -88,7 +88,6 @@ pub(crate) async fn report(
     plan: &Plan,
     done: &Done,
 ) -> Result<Option<Duration>, Error> {
-    tell_lost_jobs(pool, identity, context, observed, plan);
     let current = pool.status.clone().unwrap_or_default();
     if matches!(observed.outcome, Outcome::Pending) && !current.conditions.is_empty() {
         // The first look is on its way; what was known before says more than that.
@@ -639,7 +638,7 @@ fn tell_conditions(
 }
 
 /// One event for each job that was lost with its Pod.
-fn tell_lost_jobs(
+pub(crate) fn tell_lost_jobs(
     pool: &RunnerPool,
     identity: &Identity,
     context: &Context,

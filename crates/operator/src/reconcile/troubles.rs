@@ -132,7 +132,7 @@ pub(super) fn of_names(plan: &Plan) -> Option<Finding> {
 }
 
 /// Jobs whose agent cannot end them any more, with its name: its Pod is gone or has ended, or its node does not answer and
-/// Azure DevOps has lost sight of it too.
+/// Azure DevOps has lost sight of it too. And those that Azure DevOps has given up already, while nobody looked.
 pub(super) fn lost_jobs<'a>(pods: &[AgentPod], plan: &'a Plan) -> HashMap<i64, &'a str> {
     let with_pod = plan.withheld.iter().filter_map(|left| match left.why {
         Why::JobLost { request } => Some((request, left.subject.as_str())),
@@ -145,7 +145,12 @@ pub(super) fn lost_jobs<'a>(pods: &[AgentPod], plan: &'a Plan) -> HashMap<i64, &
         let lost = offline && unreachable.contains(agent.name.as_str());
         Some((agent.request().filter(|_| lost)?, agent.name.as_str()))
     });
-    with_pod.chain(with_node).collect()
+    let given_up = plan.agents.iter().filter_map(|agent| {
+        let ended = matches!(agent.state, AgentState::Finished | AgentState::Orphaned);
+        let request = agent.registration.as_ref()?.abandoned?;
+        ended.then_some((request, agent.name.as_str()))
+    });
+    with_pod.chain(with_node).chain(given_up).collect()
 }
 
 /// What is left alone for such a reason.

@@ -488,3 +488,27 @@ async fn a_new_agent_never_meets_a_live_session_of_an_old_one() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_was_given_up_while_nobody_looked_is_told_of() {
+    let mut bed = Bed::start().await;
+    let mut switches = bed.control.switches().await.unwrap();
+    switches.lock = Duration::from_secs(20);
+    bed.control.set_switches(&switches).await.unwrap();
+    bed.create("web", json!({ "maxAgents": 1 })).await;
+    bed.ready("web").await;
+    let lost = bed.run(long_job()).await;
+    bed.kill_operator().await;
+    assert!(bed.node.kill_for_memory(&bed.namespace, "web-agent-0"));
+    bed.jobs_when("Azure DevOps gives it up", |jobs| {
+        jobs[0].outcome == Outcome::Killed
+    })
+    .await;
+    bed.start_operator().await;
+    let lost = format!("Job request {} was lost", lost.id);
+    bed.events_when("it is told of", |events| {
+        notes(events, "JobLost").any(|note| note.starts_with(&lost) && note.contains("OOMKilled"))
+    })
+    .await;
+    bed.pods_when("nothing is left", <[_]>::is_empty).await;
+}

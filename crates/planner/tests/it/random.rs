@@ -165,6 +165,7 @@ fn registration(id: i64, name: String) -> impl Strategy<Value = Registration> {
                 assigned,
                 created_on,
                 last_finished,
+                abandoned: None,
             }
         })
 }

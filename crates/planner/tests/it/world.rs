@@ -75,6 +75,7 @@ pub(crate) fn registration(id: i64, name: &str) -> Registration {
         assigned: None,
         created_on: Some(at(-60)),
         last_finished: None,
+        abandoned: None,
     }
 }
 
