@@ -197,9 +197,9 @@ impl FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        telemetry::filter(text)
+        telemetry::targets(text)
             .map(|_| Self(text.to_owned()))
-            .map_err(|error| format!("{error}; write it like info or info,operator=debug"))
+            .ok_or_else(|| "write it like info or info,operator=debug; levels are error, warn, info, debug, trace and off".into())
     }
 }
 
@@ -239,6 +239,8 @@ mod tests {
             ["--namespaces", "A"],
             ["--namespaces", "a,,b"],
             ["--log-level", "a=b=c"],
+            ["--log-level", "inf"],
+            ["--log-level", "info,[reconciling]=debug"],
             ["--health-address", "8081"],
             ["--leader-election", "perhaps"],
             ["--lease-namespace", "a.b"],

@@ -2,27 +2,45 @@
 
 use std::error::Error;
 
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    registry,
+    util::SubscriberInitExt as _,
+};
 
 use crate::cli::{LogFormat, LogLevel};
 
-/// Which lines are written. Values of fields are compared as they are: taken for a regular expression, a short text may
-/// keep the program busy for seconds.
-pub(crate) fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().with_regex(false).parse(directives)
+/// Which lines are written: a level for all, and others for those that come from certain modules. A word that is no level
+/// is a mistake, and not the name of a module. Filters of spans and fields would let a short text keep the program busy for
+/// seconds, as their values are patterns.
+pub(crate) fn targets(directives: &str) -> Option<Targets> {
+    let directive = |text: &str| {
+        let (module, level) = text.split_once('=').unwrap_or(("operator", text));
+        let of_module = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+        let named = !module.is_empty() && module.chars().all(of_module);
+        named && level.parse::<LevelFilter>().is_ok()
+    };
+    let targets = directives.parse().ok();
+    targets.filter(|_| directives.split(',').all(directive))
 }
 
 /// Starts logging to standard error. A second call in one process is ignored, as tests make it.
 pub fn start(format: LogFormat, level: &LogLevel) {
-    let filter = filter(level.as_str()).unwrap_or_default();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let started = match format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.try_init(),
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines.boxed(),
     };
-    if started.is_err() {
+    // A level is not made without valid directives.
+    let targets = targets(level.as_str()).unwrap_or_default();
+    if registry()
+        .with(lines.with_filter(targets))
+        .try_init()
+        .is_err()
+    {
         tracing::debug!("Kept the logging that was there");
     }
 }
