@@ -200,7 +200,14 @@ impl Chaos {
                 self.withheld += count;
                 return Ok(());
             }
-            self.strikes.absent.remove(&pool);
+            // Its placeholders come one by one.
+            let mut all = true;
+            for &demand in world.pools[pool].demands {
+                all &= can_run(world, pool, Some(demand))?;
+            }
+            if all {
+                self.strikes.absent.remove(&pool);
+            }
         }
         let spec = JobSpec {
             count,

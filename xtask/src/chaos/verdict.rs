@@ -11,7 +11,7 @@ use azure_devops_simulator::{JobResult, JobView, Outcome};
 use control_plane::{AuditEvent, User};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{schedule::Kind, strikes::Hit};
+use super::{schedule::Kind, strikes::Hit, world::SESSION};
 use crate::pods::PodLife;
 
 /// A Pod that a stranger deletes in order runs its job to the end. One that takes a job in the very moment in which it is
@@ -115,8 +115,9 @@ impl Evidence<'_> {
         }
     }
 
-    /// The Pod of the agent that had the job. Names are used again: it is the last one before. Where RunnerPools of one name
-    /// in two namespaces share the agent pool, there may be one in each.
+    /// The Pod of the agent that had the job. Names are used again: it is the last one before. It may have gone already: Azure
+    /// DevOps believes in a session for a while. Where RunnerPools of one name in two namespaces share the agent pool, there
+    /// may be one in each.
     fn pods(&self, agent_pool: &str, job: &JobView, assigned: Timestamp) -> Vec<&PodLife> {
         let runner_pools = self.runner_pools.get(agent_pool).into_iter().flatten();
         let last = |(namespace, runner_pool): &(&str, &str)| {
@@ -127,7 +128,7 @@ impl Evidence<'_> {
                     && pod.created_at <= assigned
             });
             let last = of_this_name.max_by_key(|pod| pod.created_at);
-            last.filter(|pod| pod.gone.is_none_or(|gone| gone >= assigned))
+            last.filter(|pod| pod.gone.is_none_or(|gone| gone + SESSION >= assigned))
         };
         runner_pools.filter_map(last).collect()
     }
@@ -289,6 +290,31 @@ mod tests {
             End::LostOutside(forced)
         );
         assert_eq!(lost(hit("second", 25, forced), &operator(24)), End::Killed);
+    }
+
+    #[test]
+    fn a_job_that_came_while_azure_devops_believed_in_a_dead_agent_was_lost_as_its_agent() {
+        let came = |gone: i64, hits: &[Hit], audit: &[AuditEvent]| {
+            let [pod, _] = pods();
+            let pods = [PodLife {
+                gone: Some(at(gone)),
+                ..pod
+            }];
+            let runner_pools = [("plain", [("red", "once")].into())].into();
+            let evidence = Evidence {
+                pods: &pods,
+                hits,
+                audit,
+                runner_pools: &runner_pools,
+            };
+            evidence.judge("plain", &job(Outcome::Killed)).end
+        };
+        let forced = Kind::PodDeletedByForce;
+        let hit = [hit("first", 18, forced)];
+        assert_eq!(came(18, &hit, &[]), End::LostOutside(forced));
+        let operator = [deletion("operator", 17)];
+        assert_eq!(came(18, &hit, &operator), End::Killed);
+        assert_eq!(came(-60, &hit, &operator), End::Unexplained);
     }
 
     #[test]

@@ -298,6 +298,9 @@ pub(crate) async fn revive(control_plane: &mut ControlPlane) -> Result<bool> {
     }
 }
 
+/// How long Azure DevOps believes in a session that it does not hear of.
+pub(super) const SESSION: Duration = Duration::from_secs(40);
+
 /// Azure DevOps with a tenth of its times or so, all in the same proportion: a lock outlasts several renewals, a session
 /// several polls.
 fn simulator_settings() -> SimulatorSettings {
@@ -306,8 +309,8 @@ fn simulator_settings() -> SimulatorSettings {
         switches: Switches {
             long_poll: Duration::from_secs(15),
             lock: Duration::from_secs(60),
-            offline_after: Duration::from_secs(40),
-            session_expiry: Duration::from_secs(40),
+            offline_after: SESSION,
+            session_expiry: SESSION,
             ..Switches::default()
         },
         ..SimulatorSettings::default()
