@@ -10,6 +10,7 @@ mod pod_template;
 mod spec;
 mod status;
 mod validation;
+mod warnings;
 
 pub use organization::{OrganizationUrl, OrganizationUrlError};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
@@ -21,6 +22,7 @@ pub use status::{
     AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, RunnerPoolStatus,
 };
 pub use validation::{RESERVED_ENV, Violation, validate};
+pub use warnings::warnings;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;

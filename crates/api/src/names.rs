@@ -12,6 +12,9 @@ pub const LABEL_RUNNER_POOL: &str = "runner-pool";
 pub const LABEL_MANAGED_BY: &str = "managed-by";
 /// Name of the operator: value of [`LABEL_MANAGED_BY`], field manager and event reporter.
 pub const OPERATOR: &str = "azdo-runner-operator";
+/// Recommended label of Kubernetes, on a RunnerPool that has none from its author: who acts upon it; its value is
+/// [`OPERATOR`].
+pub const LABEL_MANAGED_BY_RECOMMENDED: &str = "app.kubernetes.io/managed-by";
 /// Label: `true` on an agent that belongs to `minAgents`, else `false`.
 pub const LABEL_MIN_AGENT: &str = "min-agent";
 /// Label: the capability that the agent's image was chosen for, [`BASE`] for `spec.image`.
