@@ -154,8 +154,16 @@ mod tests {
             rules
         };
         assert_eq!(sorted(all), sorted(of_one));
+        // What has no namespace is limited to names.
         let cluster = rules(one, "ClusterRole");
-        assert_eq!(cluster.len(), 1, "{cluster:?}");
-        assert!(cluster[0].contains("kube-system"), "{cluster:?}");
+        assert_eq!(cluster.len(), 2, "{cluster:?}");
+        assert!(
+            cluster[0].contains(r#""resourceNames":["kube-system"]"#),
+            "{cluster:?}"
+        );
+        assert!(
+            cluster[1].contains(r#""resourceNames":["azdo-runner-operator.azdo-operator"]"#),
+            "{cluster:?}"
+        );
     }
 }

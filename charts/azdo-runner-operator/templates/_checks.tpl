@@ -11,6 +11,14 @@
 {{- if and .Values.customCA.configMap .Values.customCA.secret -}}
 {{- fail "customCA: give configMap or secret, not both" -}}
 {{- end -}}
+{{- with .Values.webhook -}}
+{{- if and .enabled (eq .certificates.mode "certManager") (not .certificates.issuerRef.name) -}}
+{{- fail "webhook.certificates.issuerRef.name: name the issuer of cert-manager that is to make the certificate" -}}
+{{- end -}}
+{{- if and .enabled (eq .certificates.mode "secret") (not (and .certificates.secretName .certificates.caBundle)) -}}
+{{- fail "webhook.certificates: for mode secret, give secretName, and in caBundle the certificates to be trusted for it" -}}
+{{- end -}}
+{{- end -}}
 
 {{- /* A variable that is there twice: server-side apply refuses it, and one of the two would be without effect. */ -}}
 {{- $taken := dict
@@ -25,6 +33,10 @@
   "LEASE_RENEW_SECONDS" "leaderElection.renewSeconds"
   "LOG_FORMAT" "logging.format"
   "LOG_LEVEL" "logging.level"
+  "WEBHOOK_CERTIFICATE_DIR" "webhook.certificates"
+  "WEBHOOK_SECRET" "webhook.certificates"
+  "WEBHOOK_HOST" "webhook.certificates"
+  "WEBHOOK_CONFIGURATION" "webhook.certificates"
 -}}
 {{- if or .Values.customCA.configMap .Values.customCA.secret -}}
 {{- $_ := set $taken "SSL_CERT_DIR" "customCA" -}}

@@ -15,6 +15,35 @@
 {{ .Release.Namespace }}:{{ include "azdo-runner-operator.fullname" . }}
 {{- end -}}
 
+{{/* The Service of the webhooks, and the Secret of the operator's own certificates. */}}
+{{- define "azdo-runner-operator.webhookName" -}}
+{{ include "azdo-runner-operator.fullname" . | trunc 55 | trimSuffix "-" }}-webhook
+{{- end -}}
+
+{{/* Their configurations have no namespace; and their names may hold no colon. */}}
+{{- define "azdo-runner-operator.webhookConfigurationName" -}}
+{{ include "azdo-runner-operator.fullname" . }}.{{ .Release.Namespace }}
+{{- end -}}
+
+{{- define "azdo-runner-operator.webhookHost" -}}
+{{ include "azdo-runner-operator.webhookName" . }}.{{ .Release.Namespace }}.svc
+{{- end -}}
+
+{{/* Whether the operator makes its own certificates; empty if not. */}}
+{{- define "azdo-runner-operator.ownCertificates" -}}
+{{- if and .Values.webhook.enabled (eq .Values.webhook.certificates.mode "own") }}true{{ end -}}
+{{- end -}}
+
+{{/* The Secret that the certificate of the webhooks is mounted from; empty if it is not. */}}
+{{- define "azdo-runner-operator.webhookCertificate" -}}
+{{- if .Values.webhook.enabled -}}
+{{- with .Values.webhook.certificates -}}
+{{- if eq .mode "certManager" }}{{ include "azdo-runner-operator.webhookName" $ }}{{ end -}}
+{{- if eq .mode "secret" }}{{ .secretName }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "azdo-runner-operator.serviceAccountName" -}}
 {{- $made := ternary (include "azdo-runner-operator.fullname" .) "default" .Values.serviceAccount.create -}}
 {{- default $made .Values.serviceAccount.name -}}

@@ -1,11 +1,19 @@
-//! Objects as the API server tells them: Pods, claims and Secrets, whoever made them.
+//! Objects as the API server tells them: Pods, claims and Secrets, whoever made them, and what it asks of webhooks.
 
-use api::{RunnerPool, names};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use std::collections::BTreeMap;
+
+use api::{RunnerPool, RunnerPoolSpec, names};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{PersistentVolumeClaim, Pod},
+};
 use kube::ResourceExt as _;
-use operator::decode;
+use operator::{
+    decode,
+    webhook::admission::{self, Webhook},
+};
 use secrecy::ExposeSecret as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A Pod: read is only what a RunnerPool owns, under its own name and uid.
 pub(crate) fn pods(data: &[u8]) {
@@ -56,4 +64,67 @@ pub(crate) fn tokens(data: &[u8]) {
     assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
     let given = std::str::from_utf8(data).expect("a token is text");
     assert_eq!(token, given.trim());
+}
+
+/// The Secret of the operator's own certificates, its values as text: what is taken is written as it reads.
+pub(crate) fn certificates(data: &[u8]) {
+    let Ok(texts) = serde_json::from_slice::<BTreeMap<String, String>>(data) else {
+        return;
+    };
+    let entry = |(name, text): (String, String)| (name, ByteString(text.into_bytes()));
+    let secret = texts.into_iter().map(entry).collect();
+    match decode::certificates(&secret) {
+        Ok(written) => {
+            assert_eq!(written.len(), 4);
+            let again = decode::certificates(&written).expect("it was read before");
+            assert_eq!(again, written);
+        }
+        Err(useless) => assert!(!useless.to_string().is_empty()),
+    }
+}
+
+/// A question to the webhooks: refused is only what breaks a rule and is no harm to anybody who deletes it, and what is
+/// added is a label that was not there.
+pub(crate) fn admission_reviews(data: &[u8]) {
+    for webhook in [Webhook::Mutating, Webhook::Validating] {
+        let Ok(review) = admission::answer(webhook, data) else {
+            continue;
+        };
+        let response = review.response.expect("an answer");
+        let asked: Value = serde_json::from_slice(data).expect("it was read");
+        let request = &asked["request"];
+        assert_eq!(request["uid"], response.uid);
+        let (object, old) = (&request["object"], &request["oldObject"]);
+        if !response.allowed {
+            assert!(!response.result.message.is_empty());
+            assert!(object["metadata"]["deletionTimestamp"].is_null());
+            assert!(old.is_null() || object["spec"] != old["spec"]);
+            let spec = serde_json::from_value::<RunnerPoolSpec>(object["spec"].clone());
+            assert!(
+                spec.is_ok_and(|spec| !api::validate(&spec).is_empty())
+                    || webhook == Webhook::Validating
+            );
+        }
+        let Some(patch) = response.patch else {
+            continue;
+        };
+        assert!(response.allowed && webhook == Webhook::Mutating);
+        let patch: Value = serde_json::from_slice(&patch).expect("a JSON patch");
+        let labels = &object["metadata"]["labels"];
+        assert!(labels.get(names::LABEL_MANAGED_BY_RECOMMENDED).is_none());
+        let (place, value) = match labels {
+            Value::Null => (
+                "/metadata/labels",
+                json!({ "app.kubernetes.io/managed-by": names::OPERATOR }),
+            ),
+            _ => (
+                "/metadata/labels/app.kubernetes.io~1managed-by",
+                json!(names::OPERATOR),
+            ),
+        };
+        assert_eq!(
+            patch,
+            json!([{ "op": "add", "path": place, "value": value }])
+        );
+    }
 }

@@ -44,6 +44,8 @@ targets! {
     cluster::pods,
     cluster::claims,
     cluster::tokens,
+    cluster::certificates,
+    cluster::admission_reviews,
     settings::organization_urls,
     settings::runner_pools,
     settings::quantities,

@@ -1,12 +1,14 @@
 //! The command line. Every flag is an environment variable as well.
 
-use std::{io::Write as _, net::SocketAddr, str::FromStr};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use rustls::pki_types::ServerName;
 
 use crate::{
     lease::{self, Election, Times},
     telemetry,
+    webhook::{CertificateSource, OwnCertificates, certificate::Lifetimes},
 };
 
 /// Runs self-hosted Azure Pipelines agents as Pods.
@@ -22,7 +24,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Watch RunnerPools and keep the agents that their jobs need, until SIGTERM or SIGINT.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print the CustomResourceDefinition as YAML, for `kubectl apply -f -`.
     Crd,
 }
@@ -42,6 +44,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub election: ElectionArgs,
 
+    /// The admission webhooks.
+    #[command(flatten)]
+    pub webhooks: WebhookArgs,
+
     /// How log lines are written.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -59,15 +65,15 @@ pub struct ElectionArgs {
     #[arg(long, env = "LEADER_ELECTION", action = ArgAction::Set, default_value_t = true)]
     pub leader_election: bool,
 
-    /// Namespace of the Lease; absent: that of the Pod (`POD_NAMESPACE`, or its service account's), or
-    /// of the kubeconfig's context.
+    /// Namespace of the Lease; absent: the operator's own, which is that of the Pod (`POD_NAMESPACE`, or its service
+    /// account's), or of the kubeconfig's context.
     #[arg(long, env = "LEASE_NAMESPACE")]
     pub lease_namespace: Option<Namespace>,
 
     /// Name of the Lease. Replicas with the same one take turns; it must differ between operators that watch different
     /// namespaces.
     #[arg(long, env = "LEASE_NAME", default_value = api::names::OPERATOR)]
-    pub lease_name: LeaseName,
+    pub lease_name: ObjectName,
 
     /// Seconds after which the others take the place of a leader that does not renew the Lease: how long nobody acts
     /// after a crash. A leader that stops in order releases the Lease, and nobody waits.
@@ -93,7 +99,7 @@ pub struct ElectionArgs {
 }
 
 impl ElectionArgs {
-    /// The election to take part in, if any; `namespace`: that of the cluster's credentials.
+    /// The election to take part in, if any; `namespace`: the operator's own.
     pub fn resolve(self, namespace: &str) -> anyhow::Result<Option<Election>> {
         let Self {
             leader_election,
@@ -113,15 +119,83 @@ impl ElectionArgs {
                 "--lease-duration-seconds, --lease-renew-deadline-seconds, --lease-renew-seconds: {reason}"
             )
         })?;
-        let pod = std::env::var("POD_NAMESPACE").ok();
-        let pod = pod.filter(|namespace| !namespace.is_empty());
-        let named = lease_namespace.map(|namespace| namespace.0).or(pod);
+        let named = lease_namespace.map(|namespace| namespace.0);
         Ok(leader_election.then(|| Election {
             namespace: named.unwrap_or_else(|| namespace.to_owned()),
             name: lease_name.0,
             identity: lease::identity(),
             times,
         }))
+    }
+}
+
+/// Flags of the admission webhooks.
+#[derive(Clone, Debug, Args)]
+pub struct WebhookArgs {
+    /// Address that serves the admission webhooks over TLS. They are served if there is a certificate for them: from a
+    /// folder, or the operator's own.
+    #[arg(long, env = "WEBHOOK_ADDRESS", default_value = "0.0.0.0:9443")]
+    pub webhook_address: SocketAddr,
+
+    /// Folder with the certificate of the webhooks (`tls.crt`) and its key (`tls.key`), as a Secret is mounted; read again
+    /// when they change.
+    #[arg(
+        long,
+        env = "WEBHOOK_CERTIFICATE_DIR",
+        value_name = "FOLDER",
+        conflicts_with = "webhook_secret"
+    )]
+    pub webhook_certificate_dir: Option<PathBuf>,
+
+    /// Secret of the operator's own namespace for certificates that the operator makes. It has to exist, and may be empty.
+    #[arg(long, env = "WEBHOOK_SECRET", value_name = "NAME", requires_all = ["webhook_host", "webhook_configuration"])]
+    pub webhook_secret: Option<ObjectName>,
+
+    /// DNS name, like `my-service.my-namespace.svc`, or IP address at which the API server finds the webhooks: what the
+    /// operator's own certificate is for.
+    #[arg(
+        long,
+        env = "WEBHOOK_HOST",
+        value_name = "HOST",
+        requires = "webhook_secret"
+    )]
+    pub webhook_host: Option<Host>,
+
+    /// Name of the `MutatingWebhookConfiguration` and of the `ValidatingWebhookConfiguration` that are to trust the operator's
+    /// own certificate.
+    #[arg(
+        long,
+        env = "WEBHOOK_CONFIGURATION",
+        value_name = "NAME",
+        requires = "webhook_secret"
+    )]
+    pub webhook_configuration: Option<ObjectName>,
+}
+
+impl WebhookArgs {
+    /// Where the webhooks are served, if they are, and where their certificate comes from; `namespace`: the operator's own.
+    pub fn resolve(self, namespace: &str) -> Option<(SocketAddr, CertificateSource)> {
+        let Self {
+            webhook_address,
+            webhook_certificate_dir,
+            webhook_secret,
+            webhook_host,
+            webhook_configuration,
+        } = self;
+        let own = || {
+            Some(OwnCertificates {
+                namespace: namespace.to_owned(),
+                secret: webhook_secret?.0,
+                configuration: webhook_configuration?.0,
+                host: webhook_host?.0,
+                lifetimes: Lifetimes::default(),
+            })
+        };
+        let source = match webhook_certificate_dir {
+            Some(folder) => CertificateSource::Folder(folder),
+            None => CertificateSource::Own(own()?),
+        };
+        Some((webhook_address, source))
     }
 }
 
@@ -163,11 +237,11 @@ fn is_label(text: &str) -> bool {
     !text.is_empty() && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
-/// Name of a Lease: a DNS subdomain.
+/// Name of an object: a DNS subdomain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseName(String);
+pub struct ObjectName(String);
 
-impl FromStr for LeaseName {
+impl FromStr for ObjectName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -175,9 +249,24 @@ impl FromStr for LeaseName {
             Ok(Self(text.to_owned()))
         } else {
             Err(
-                "a Lease has a DNS name: lower-case letters, digits, dashes and dots, at most 253"
+                "an object has a DNS name: lower-case letters, digits, dashes and dots, at most 253"
                     .into(),
             )
+        }
+    }
+}
+
+/// Where a server is found: a DNS name or an IP address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host(String);
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match ServerName::try_from(text) {
+            Ok(host) => Ok(Self(host.to_str().into_owned())),
+            Err(_) => Err("a host is a DNS name or an IP address, without a port".into()),
         }
     }
 }
@@ -248,11 +337,54 @@ mod tests {
             ["--lease-duration-seconds", "0"],
             ["--lease-renew-deadline-seconds", "3601"],
             ["--lease-renew-seconds", "0.5"],
+            ["--webhook-address", "9443"],
+            ["--webhook-secret", "a/b"],
+            ["--webhook-host", "a:443"],
+            ["--webhook-configuration", "ns:name"],
         ] {
             let error =
                 Cli::try_parse_from(["azdo-runner-operator", "run"].into_iter().chain(args))
                     .expect_err(args[1]);
             assert!(error.to_string().contains(args[0]), "{error}");
+        }
+    }
+
+    #[test]
+    fn webhooks_are_served_if_there_is_a_certificate_from_one_place() {
+        let resolve = |flags: &[&str]| {
+            let args = ["azdo-runner-operator", "run"];
+            let args = Cli::try_parse_from(args.iter().chain(flags))?;
+            let Command::Run(args) = args.command else {
+                unreachable!("it is `run`");
+            };
+            let webhooks = args.webhooks.resolve("here");
+            Ok::<_, clap::Error>(webhooks.map(|(_, source)| source))
+        };
+        let own = [
+            "--webhook-secret=s",
+            "--webhook-host=a.b.svc",
+            "--webhook-configuration=c.d",
+        ];
+        let folder = ["--webhook-certificate-dir=/certificates"];
+        assert!(matches!(resolve(&[]), Ok(None)));
+        assert!(matches!(
+            resolve(&folder),
+            Ok(Some(CertificateSource::Folder(_)))
+        ));
+        let Ok(Some(CertificateSource::Own(made))) = resolve(&own) else {
+            unreachable!("it is the operator's own");
+        };
+        assert_eq!(
+            (made.namespace.as_str(), made.host.as_str()),
+            ("here", "a.b.svc")
+        );
+        for (flags, said) in [
+            (&own[..2], "--webhook-configuration"),
+            (&own[1..], "--webhook-secret"),
+            (&[&own[..], &folder].concat(), "cannot be used with"),
+        ] {
+            let error = resolve(flags).expect_err(said).to_string();
+            assert!(error.contains(said), "{error}");
         }
     }
 

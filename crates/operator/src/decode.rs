@@ -1,11 +1,16 @@
-//! What passes read from outside, in the planner's words. Pure, and made for whatever may come: all of it was written
-//! by somebody else.
+//! What passes and webhooks read from outside. Pure, and made for whatever may come: all of it was written by somebody
+//! else.
 //!
-//! The passes use the functions behind these; here they can be called without a cluster.
+//! Passes and webhooks use the functions behind these; here they can be called without a cluster.
+
+use std::collections::BTreeMap;
 
 use api::RunnerPool;
 use azure_devops::{TaskAgent, TaskAgentJobRequest};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{PersistentVolumeClaim, Pod},
+};
 use planner::AgentPool;
 use secrecy::SecretString;
 
@@ -17,6 +22,7 @@ use crate::{
     },
     mirror::Mirrored as _,
     reader, reconcile,
+    webhook::certificate::{Certificates, Useless},
 };
 
 /// What the two lists of a look say.
@@ -42,6 +48,13 @@ pub fn wishes(pool: &RunnerPool, cluster: &str) -> Result<planner::Pool, String>
 /// The token in a Secret; `None`: it is empty or holds characters that no token has.
 pub fn token(bytes: &[u8]) -> Option<SecretString> {
     reconcile::token_in(bytes)
+}
+
+/// The operator's own certificates in a Secret, as they would be written there.
+pub fn certificates(
+    data: &BTreeMap<String, ByteString>,
+) -> Result<BTreeMap<String, ByteString>, Useless> {
+    Certificates::read(data).map(|certificates| certificates.data())
 }
 
 /// The Pod of an agent as it is created, to be read back: profile and shape as in the RunnerPool's wishes.

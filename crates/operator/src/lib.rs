@@ -19,3 +19,4 @@ pub mod replica;
 pub mod run;
 mod subscriptions;
 pub mod telemetry;
+pub mod webhook;

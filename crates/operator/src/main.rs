@@ -8,7 +8,7 @@ use operator::cli::{Cli, Command};
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Run(args) => operator::run::run(args).await,
+        Command::Run(args) => operator::run::run(*args).await,
         Command::Crd => operator::cli::print_crd(),
     };
     match outcome {

@@ -40,6 +40,7 @@ use crate::{
     reconcile::{self, Guarded},
     subscriptions::Subscriptions,
     telemetry,
+    webhook::{self, Webhooks},
 };
 
 /// Changes in the cluster within this time make one pass: a burst of Pods comes in hundreds. Counted from the first of
@@ -61,6 +62,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         namespaces,
         health_address,
         election,
+        webhooks,
         log_format,
         log_level,
     } = args;
@@ -74,7 +76,20 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let config = Config::infer().await.context(
         "failed to find a cluster; set KUBECONFIG, or run in a Pod with a service account",
     )?;
-    let election = election.resolve(&config.default_namespace)?;
+    let own = std::env::var("POD_NAMESPACE")
+        .ok()
+        .filter(|own| !own.is_empty());
+    let own = own.unwrap_or_else(|| config.default_namespace.clone());
+    let election = election.resolve(&own)?;
+    let webhooks = match webhooks.resolve(&own) {
+        Some((address, source)) => Some(Webhooks {
+            listener: TcpListener::bind(address)
+                .await
+                .with_context(|| format!("--webhook-address: failed to listen on {address}"))?,
+            source,
+        }),
+        None => None,
+    };
     // A set: a namespace that is named twice is watched once.
     let namespaces: BTreeSet<String> = namespaces
         .iter()
@@ -85,6 +100,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         config,
         namespaces,
         listener,
+        webhooks,
         election,
         decide: decide::of_this_build(),
     };
@@ -99,6 +115,8 @@ pub struct Operator {
     pub namespaces: Vec<String>,
     /// Where `/healthz` and `/readyz` are served.
     pub listener: TcpListener,
+    /// The admission webhooks, if they are served.
+    pub webhooks: Option<Webhooks>,
     /// The election that it takes part in; `None`: it is the only one, and acts at once.
     pub election: Option<Election>,
     /// How plans come about.
@@ -112,29 +130,22 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         config,
         namespaces,
         listener,
+        webhooks,
         election,
         decide,
     } = operator;
     install_tls();
     let (client, gate, candidate) = take_part(config, election)?;
-    let scopes: Vec<Option<String>> = if namespaces.is_empty() {
-        vec![None]
-    } else {
-        namespaces.into_iter().map(Some).collect()
-    };
+    let scopes = scopes(namespaces);
     let readiness = Readiness::default();
     let tasks = TaskTracker::new();
     tasks.spawn(serve(listener, readiness.clone(), stop.clone()));
+    let certificates = webhooks.as_ref().map(|webhooks| webhooks.source.clone());
+    if let Some(webhooks) = webhooks {
+        tasks.spawn(webhook::serve(webhooks, client.clone(), stop.clone()));
+    }
 
-    let (triggers, queues): (Vec<_>, Vec<_>) = scopes
-        .iter()
-        .map(|_| mpsc::unbounded::<ObjectRef<Guarded>>())
-        .unzip();
-    let router = Arc::new(Router {
-        scopes: scopes.clone(),
-        triggers,
-        changed: Mutex::default(),
-    });
+    let (router, queues) = Router::new(&scopes);
     let known: Vec<_> = scopes.iter().map(|_| CancellationToken::new()).collect();
     let (stores, mut watches): (Vec<_>, Vec<_>) = scopes
         .iter()
@@ -195,6 +206,10 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         None => None,
     };
     let leadership = Leadership::keep(holder);
+    if let Some(source) = certificates {
+        let renewal = webhook::renew(source, context.client.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(renewal));
+    }
     let controllers = stores
         .iter()
         .zip(watches)
@@ -215,6 +230,15 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     outcome?;
     end(&readiness, &tasks).await;
     Ok(())
+}
+
+/// What is watched: each of these namespaces, or all of the cluster.
+fn scopes(namespaces: Vec<String>) -> Vec<Option<String>> {
+    if namespaces.is_empty() {
+        vec![None]
+    } else {
+        namespaces.into_iter().map(Some).collect()
+    }
 }
 
 /// Waits for the tasks that stop by themselves.
@@ -446,6 +470,19 @@ struct Router {
 }
 
 impl Router {
+    /// For these scopes; gives the queue of each, in their order.
+    fn new(
+        scopes: &[Option<String>],
+    ) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<ObjectRef<Guarded>>>) {
+        let (triggers, queues) = scopes.iter().map(|_| mpsc::unbounded()).unzip();
+        let router = Self {
+            scopes: scopes.to_vec(),
+            triggers,
+            changed: Mutex::default(),
+        };
+        (Arc::new(router), queues)
+    }
+
     /// Calls for a pass upon a change in the cluster, together with the changes that follow within [`GATHER`].
     fn changed(self: &Arc<Self>, pool: PoolKey) {
         if self.gathering().insert(pool.clone()) {

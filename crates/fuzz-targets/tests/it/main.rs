@@ -41,6 +41,8 @@ replay! {
     pods
     claims
     tokens
+    certificates
+    admission_reviews
     organization_urls
     runner_pools
     quantities

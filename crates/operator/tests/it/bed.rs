@@ -29,6 +29,7 @@ use operator::{
     decide::Decide,
     lease::{self, Election, Times},
     run::{Operator, operate},
+    webhook::Webhooks,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -53,6 +54,8 @@ pub(crate) struct Bed {
     pub(crate) decide: &'static Decide,
     /// The service account of the operator, with the rights that the chart gives it by default.
     pub(crate) account: Account,
+    /// What the next operator serves its webhooks with.
+    pub(crate) webhooks: Option<Webhooks>,
     operator: Option<Running>,
 }
 
@@ -68,7 +71,7 @@ pub(crate) const CHART: &str = concat!(
 );
 
 /// The namespace of the operator's service accounts. Not the test's own: a test may delete that.
-const OPERATORS: &str = "default";
+pub(crate) const OPERATORS: &str = "default";
 
 /// The objects of a release of this name.
 pub(crate) async fn chart(release: &str, namespace: &str, values: Value) -> Vec<DynamicObject> {
@@ -144,6 +147,7 @@ impl Bed {
             node,
             decide: &operator::decide::checked,
             account,
+            webhooks: None,
             operator: None,
         };
         bed.secret("pat-token", &[("token", &bed.token)]).await;
@@ -177,6 +181,7 @@ impl Bed {
                 .map(|&namespace| namespace.to_owned())
                 .collect(),
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            webhooks: self.webhooks.take(),
             // The chart names all of a release's objects alike.
             election: Some(Election {
                 name: account.name.clone(),

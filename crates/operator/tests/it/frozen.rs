@@ -196,6 +196,7 @@ async fn naive_leader() {
         config,
         namespaces: vec![namespace],
         listener: TcpListener::bind(set("HEALTH_ADDRESS")).await.unwrap(),
+        webhooks: None,
         election: None,
         decide: &operator::decide::checked,
     };

@@ -245,7 +245,7 @@ async fn one_that_may_not_renew_stops_before_another_may_start() {
         times: Times::new(8, 5, 1).unwrap(),
         ..election(&bed.namespace)
     };
-    let leader = Replica::start_with(&bed, config, terms).await;
+    let leader = Replica::start_with(&bed, config, terms, None).await;
     bed.create("web", json!({ "maxAgents": 4 })).await;
     bed.ready("web").await;
     // It has something to write all the time.

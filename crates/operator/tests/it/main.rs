@@ -29,3 +29,4 @@ mod scaling;
 mod shutdown;
 mod storage;
 mod stuck;
+mod webhooks;

@@ -12,6 +12,7 @@ use kube::{
 use operator::{
     lease::Election,
     run::{Operator, operate},
+    webhook::Webhooks,
 };
 use tokio::{
     net::TcpListener,
@@ -33,10 +34,15 @@ pub(crate) struct Replica {
 impl Replica {
     pub(crate) async fn start(bed: &Bed) -> Self {
         let config = control_plane().await.config_as(User::Operator).unwrap();
-        Self::start_with(bed, config, election(&bed.namespace)).await
+        Self::start_with(bed, config, election(&bed.namespace), None).await
     }
 
-    pub(crate) async fn start_with(bed: &Bed, config: Config, election: Election) -> Self {
+    pub(crate) async fn start_with(
+        bed: &Bed,
+        config: Config,
+        election: Election,
+        webhooks: Option<Webhooks>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -44,6 +50,7 @@ impl Replica {
             config,
             namespaces: vec![bed.namespace.clone()],
             listener,
+            webhooks,
             election: Some(election.clone()),
             decide: &operator::decide::checked,
         };

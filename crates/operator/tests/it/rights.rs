@@ -9,11 +9,13 @@ use azure_devops_simulator::world::Outcome;
 use control_plane::AuditEvent;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt as _, api::DeleteParams, core::DynamicObject};
+use operator::webhook::certificate::Lifetimes;
 use serde_json::{Value, json};
 
 use crate::{
     bed::{Bed, chart, control_plane, jobs, long_job},
     stuck::{GIVEN_UP, age, has_condition},
+    webhooks::Service,
 };
 
 /// API group, resource with subresource, and verb.
@@ -25,6 +27,8 @@ async fn the_chart_gives_the_rights_that_are_used_and_no_others() {
     let namespaces = json!({ "watchNamespaces": [bed.namespace] });
     let release = chart("rights", &bed.namespace, namespaces).await;
     let account = control_plane().await.grant(&release).await.unwrap();
+    let service = Service::of(&bed, &release, Lifetimes::default(), "Ignore").await;
+    bed.webhooks = Some(service.endpoint().await);
     bed.start_operator_as(&account, &[&bed.namespace.clone()])
         .await;
     from_nothing_to_jobs_and_back(&bed).await;

@@ -19,6 +19,7 @@ async fn without_the_crd_it_is_not_ready_and_stops_when_it_is_told_to() {
         config,
         namespaces: Vec::new(),
         listener,
+        webhooks: None,
         election: Some(election("default")),
         decide: &operator::decide::checked,
     };
@@ -43,6 +44,7 @@ async fn without_the_crd_it_is_not_ready_and_stops_when_it_is_told_to() {
         config,
         namespaces: Vec::new(),
         listener,
+        webhooks: None,
         election: Some(election("default")),
         decide: &operator::decide::checked,
     };
