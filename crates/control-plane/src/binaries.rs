@@ -1,4 +1,5 @@
-//! The programs of the control plane, taken from where the user has them, else built once from pinned Go modules; and Helm.
+//! The programs of the control plane, taken from where the user has them, else built once from pinned Go modules; those of a
+//! node; and Helm.
 //!
 //! The modules in `go/` hold no code of ours, only upstream's versions and checksums; they are part of this crate, so that
 //! it works from anywhere. Nothing is ever written into the source tree: the programs live in a cache folder, keyed by the
@@ -22,6 +23,13 @@ const ETCD: &str = "etcd";
 const KUBE_APISERVER: &str = "kube-apiserver";
 const KUBE_CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const HELM: &str = "helm";
+pub(crate) const KUBE_SCHEDULER: &str = "kube-scheduler";
+pub(crate) const KUBE_PROXY: &str = "kube-proxy";
+pub(crate) const KUBELET: &str = "kubelet";
+pub(crate) const KUBECTL: &str = "kubectl";
+pub(crate) const CONTAINERD: &str = "containerd";
+pub(crate) const CTR: &str = "ctr";
+const CONTAINERD_SHIM: &str = "containerd-shim-runc-v2";
 
 /// Where the three programs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +95,15 @@ pub fn ensure(progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Binaries> {
 /// As [`ensure`].
 pub fn helm(progress: &mut dyn FnMut(Progress)) -> anyhow::Result<PathBuf> {
     build_once(&build::HELM_ALONE, progress).map(|folder| folder.join(HELM))
+}
+
+/// The folder of what a node runs, and of kubectl, built in the cache folder if it is not there. Blocks: a first build takes
+/// about three minutes on two cores.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn node(progress: &mut dyn FnMut(Progress)) -> anyhow::Result<PathBuf> {
+    build_once(&build::NODE, progress)
 }
 
 fn build_once(set: &build::Set, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<PathBuf> {

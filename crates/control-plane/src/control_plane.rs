@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::DirBuilder,
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -41,7 +41,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub struct ControlPlane {
     server: String,
     credentials: Credentials,
-    processes: Processes,
+    pub(crate) processes: Processes,
 }
 
 /// A program of the control plane, to be killed and started again.
@@ -74,6 +74,9 @@ impl Program {
 pub struct Options {
     /// Keep an audit log, for [`ControlPlane::audit_log`].
     pub audit: bool,
+    /// Where the API server listens, and where Pods find it: an address of this machine. 127.0.0.1 if absent, which no Pod
+    /// can reach.
+    pub address: Option<Ipv4Addr>,
 }
 
 impl ControlPlane {
@@ -107,7 +110,12 @@ impl ControlPlane {
     pub async fn shared() -> anyhow::Result<&'static Self> {
         static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
         SHARED
-            .get_or_try_init(|| Self::start(Options { audit: true }))
+            .get_or_try_init(|| {
+                Self::start(Options {
+                    audit: true,
+                    ..Options::default()
+                })
+            })
             .await
     }
 
@@ -278,8 +286,9 @@ impl ControlPlane {
             .with_context(|| format!("cannot create {}", folder.display()))?;
         let processes = Processes::guard(folder.clone())?;
         let credentials = Credentials::create(&folder)?;
+        let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST);
         let [client_port, peer_port, secure_port] = free_ports()?;
-        let server = format!("https://127.0.0.1:{secure_port}");
+        let server = format!("https://{address}:{secure_port}");
         let mut control_plane = Self {
             server,
             credentials,
@@ -322,7 +331,7 @@ impl ControlPlane {
     }
 
     /// Looks until it is so, but not longer than a start may take, nor longer than the programs live.
-    async fn until(
+    pub(crate) async fn until(
         &mut self,
         what: &str,
         mut so: impl AsyncFnMut(&Self) -> anyhow::Result<bool>,
@@ -362,13 +371,13 @@ impl ControlPlane {
 
     fn apiserver_arguments(&self, etcd: &str, port: u16, options: Options) -> Vec<String> {
         let credentials = &self.credentials;
+        let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST);
         let mut arguments = vec![
             format!("--etcd-servers={etcd}"),
             format!("--secure-port={port}"),
-            "--bind-address=127.0.0.1".into(),
-            // Given, so that a machine without a default route will do; and a loopback address is no endpoint of a service.
-            "--advertise-address=127.0.0.1".into(),
-            "--endpoint-reconciler-type=none".into(),
+            format!("--bind-address={address}"),
+            // Given, so that a machine without a default route will do.
+            format!("--advertise-address={address}"),
             format!("--cert-dir={}", credentials.certificates().display()),
             format!("--token-auth-file={}", credentials.tokens().display()),
             "--authorization-mode=RBAC".into(),
@@ -387,6 +396,16 @@ impl ControlPlane {
             "--max-requests-inflight=4000".into(),
             "--max-mutating-requests-inflight=2000".into(),
         ];
+        if address.is_loopback() {
+            // It is no endpoint of a service.
+            arguments.push("--endpoint-reconciler-type=none".into());
+        } else {
+            arguments.extend([
+                "--kubelet-preferred-address-types=InternalIP".into(),
+                // Webhooks are called at the addresses of their Pods, so that no name service is needed.
+                "--enable-aggregator-routing=true".into(),
+            ]);
+        }
         if options.audit {
             arguments.extend([
                 format!("--audit-policy-file={}", self.audit_policy().display()),

@@ -22,6 +22,8 @@ pub enum User {
     Operator,
     /// The hollow node.
     HollowNode,
+    /// A node with containers: its kubelet and kube-proxy, and the scheduler.
+    Node,
     /// Somebody who deletes what belongs to others.
     Stranger,
     /// kube-controller-manager itself. Its controllers use their own service accounts in `kube-system`.
@@ -29,10 +31,11 @@ pub enum User {
 }
 
 impl User {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Admin,
         Self::Operator,
         Self::HollowNode,
+        Self::Node,
         Self::Stranger,
         Self::ControllerManager,
     ];
@@ -43,6 +46,7 @@ impl User {
             Self::Admin => "admin",
             Self::Operator => "operator",
             Self::HollowNode => "hollow-node",
+            Self::Node => "node",
             Self::Stranger => "stranger",
             Self::ControllerManager => "kube-controller-manager",
         }

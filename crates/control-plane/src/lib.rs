@@ -2,7 +2,8 @@
 //! upstream's own programs, run by any user on any machine that has Go (or the programs).
 //!
 //! [`ControlPlane`] starts and stops them; [`binaries`] finds or builds them, and [`helm`], which renders charts. Nothing of
-//! Kubernetes is simulated here, and there is no node: pods stay Pending until the crate `hollow-node` plays it.
+//! Kubernetes is simulated here. There is no node at first: pods stay Pending until the crate `hollow-node` plays it, or
+//! until [`node`] makes this machine one.
 //!
 //! It is a tool of developers: it never ships with the operator, and its errors are made to be read by a person, so they
 //! are [`anyhow::Error`]s that name the remedy.
@@ -13,6 +14,7 @@ pub mod binaries;
 mod control_plane;
 mod credentials;
 pub mod helm;
+pub mod node;
 mod processes;
 
 pub use account::{Account, apply};

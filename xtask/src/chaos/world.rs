@@ -88,7 +88,11 @@ impl World {
         })
         .await?;
         let control_plane = step("Kubernetes control plane", async {
-            let control_plane = ControlPlane::start(Options { audit: true }).await?;
+            let control_plane = ControlPlane::start(Options {
+                audit: true,
+                ..Options::default()
+            })
+            .await?;
             let server = control_plane.server().to_owned();
             Ok((control_plane, server))
         })

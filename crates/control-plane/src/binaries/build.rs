@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::{ETCD, HELM, KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, Progress};
+use super::{
+    CONTAINERD, CONTAINERD_SHIM, CTR, ETCD, HELM, KUBE_APISERVER, KUBE_CONTROLLER_MANAGER,
+    KUBE_PROXY, KUBE_SCHEDULER, KUBECTL, KUBELET, Progress,
+};
 
 /// The oldest Go that upstream's modules accept, as in their `go` lines.
 const OLDEST_GO: u32 = 26;
@@ -57,21 +60,57 @@ pub(super) const CONTROL_PLANE: Set = Set {
             linker_flags: "-s -w",
             programs: &[(ETCD, "go.etcd.io/etcd/server/v3")],
         },
+        kubernetes(&[
+            (KUBE_APISERVER, "k8s.io/kubernetes/cmd/kube-apiserver"),
+            (
+                KUBE_CONTROLLER_MANAGER,
+                "k8s.io/kubernetes/cmd/kube-controller-manager",
+            ),
+        ]),
+    ],
+};
+
+/// What a node runs, and kubectl.
+pub(super) const NODE: Set = Set {
+    name: "node",
+    remedy: "install Go 1.26 or newer from https://go.dev/dl/",
+    modules: &[
+        kubernetes(&[
+            (KUBE_SCHEDULER, "k8s.io/kubernetes/cmd/kube-scheduler"),
+            (KUBELET, "k8s.io/kubernetes/cmd/kubelet"),
+            (KUBE_PROXY, "k8s.io/kubernetes/cmd/kube-proxy"),
+            (KUBECTL, "k8s.io/kubernetes/cmd/kubectl"),
+        ]),
         Module {
-            name: "kubernetes",
-            go_mod: include_str!("../../go/kubernetes/go.mod"),
-            go_sum: include_str!("../../go/kubernetes/go.sum"),
-            linker_flags: KUBERNETES_VERSION_FLAGS,
+            name: "containerd",
+            go_mod: include_str!("../../go/containerd/go.mod"),
+            go_sum: include_str!("../../go/containerd/go.sum"),
+            linker_flags: "-s -w",
             programs: &[
-                (KUBE_APISERVER, "k8s.io/kubernetes/cmd/kube-apiserver"),
                 (
-                    KUBE_CONTROLLER_MANAGER,
-                    "k8s.io/kubernetes/cmd/kube-controller-manager",
+                    CONTAINERD,
+                    "github.com/containerd/containerd/v2/cmd/containerd",
                 ),
+                (
+                    CONTAINERD_SHIM,
+                    "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+                ),
+                (CTR, "github.com/containerd/containerd/v2/cmd/ctr"),
             ],
         },
     ],
 };
+
+/// Programs of Kubernetes. All are pinned together, so that they are of one version.
+const fn kubernetes(programs: &'static [(&'static str, &'static str)]) -> Module {
+    Module {
+        name: "kubernetes",
+        go_mod: include_str!("../../go/kubernetes/go.mod"),
+        go_sum: include_str!("../../go/kubernetes/go.sum"),
+        linker_flags: KUBERNETES_VERSION_FLAGS,
+        programs,
+    }
+}
 
 /// Helm.
 pub(super) const HELM_ALONE: Set = Set {

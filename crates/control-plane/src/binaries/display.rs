@@ -10,11 +10,19 @@ use super::Progress;
 /// Between two lines of a log: often enough to see that it lives, rare enough not to fill a CI log in five minutes.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Each of them is the first to need most of what it is built from.
+const SLOW: [&str; 4] = [
+    super::KUBE_APISERVER,
+    super::KUBE_CONTROLLER_MANAGER,
+    super::HELM,
+    super::KUBELET,
+];
+
 /// A receiver for [`super::ensure`] that displays the progress, with the elapsed time, on standard error.
 pub fn terminal() -> impl FnMut(Progress) + Send + 'static {
     let on_terminal = io::stderr().is_terminal();
     let mut next_line = Duration::ZERO;
-    let mut last_what = "";
+    let mut last_what = String::new();
     move |progress| {
         let (what, elapsed) = describe(progress);
         let finished = matches!(progress, Progress::Built { .. });
@@ -34,29 +42,21 @@ pub fn terminal() -> impl FnMut(Progress) + Send + 'static {
     }
 }
 
-fn describe(progress: Progress) -> (&'static str, Duration) {
+fn describe(progress: Progress) -> (String, Duration) {
     match progress {
         Progress::Waiting { elapsed } => (
-            "Waiting for another process that builds the same programs",
+            "Waiting for another process that builds the same programs".to_owned(),
             elapsed,
         ),
-        Progress::Building {
-            what: super::ETCD,
-            elapsed,
-        } => ("Building etcd, once", elapsed),
-        Progress::Building {
-            what: super::KUBE_APISERVER,
-            elapsed,
-        } => ("Building kube-apiserver, once; takes minutes", elapsed),
-        Progress::Building {
-            what: super::HELM,
-            elapsed,
-        } => ("Building Helm, once; takes minutes", elapsed),
-        Progress::Building { elapsed, .. } => (
-            "Building kube-controller-manager, once; takes minutes",
-            elapsed,
-        ),
-        Progress::Built { elapsed } => ("Built what was missing", elapsed),
+        Progress::Building { what, elapsed } => {
+            let patience = if SLOW.contains(&what) {
+                "; takes minutes"
+            } else {
+                ""
+            };
+            (format!("Building {what}, once{patience}"), elapsed)
+        }
+        Progress::Built { elapsed } => ("Built what was missing".to_owned(), elapsed),
     }
 }
 

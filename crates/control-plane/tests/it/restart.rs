@@ -18,7 +18,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[tokio::test]
 async fn programs_that_were_killed_come_back_as_they_were() -> anyhow::Result<()> {
-    let mut control_plane = ControlPlane::start(Options { audit: true }).await?;
+    let mut control_plane = ControlPlane::start(Options {
+        audit: true,
+        ..Options::default()
+    })
+    .await?;
     let maps: Api<ConfigMap> = Api::namespaced(control_plane.client()?, "default");
     for (round, program) in Program::ALL.into_iter().enumerate() {
         let name = format!("before-{round}");
