@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some(variant) => agent(args, variant, &folder)?,
         None => operator(args, &folder)?,
     };
-    engine.build(&context, &tag, &arguments)?;
+    run_command(engine.build(&context, &tag, &arguments))?;
     let archive = context.with_extension("tar");
     engine.save(&tag, &archive)?;
     let (whole, compressed) = (fs::metadata(&archive)?.len(), compressed(&archive)?);
@@ -156,15 +156,22 @@ fn certificates() -> Result<PathBuf> {
     found.context("this machine has no bundle of certificates: install ca-certificates")
 }
 
+/// Whether there is a program that builds images.
+pub(crate) fn has_engine() -> bool {
+    Engine::find().is_ok()
+}
+
+/// A program that builds images.
 #[derive(Clone, Copy, Debug)]
-enum Engine {
+pub(crate) enum Engine {
     Docker,
     Podman,
     Buildah,
 }
 
 impl Engine {
-    fn find() -> Result<Self> {
+    /// The one that works here.
+    pub(crate) fn find() -> Result<Self> {
         // A client without its service is no engine.
         let works = |program: &str, argument: &str| {
             let mut command = Command::new(program);
@@ -193,17 +200,22 @@ impl Engine {
         }
     }
 
-    fn build(self, context: &Path, tag: &str, arguments: &[(&str, String)]) -> Result<()> {
+    /// Builds an image from the Dockerfile in a folder.
+    pub(crate) fn build(self, context: &Path, tag: &str, arguments: &[(&str, String)]) -> Command {
         let mut command = Command::new(self.program());
         command.args(["build", "--tag", tag]);
+        if let Self::Buildah = self {
+            command.arg("--layers"); // so that what is built stays for the next time, as with the others
+        }
         for (name, value) in arguments {
             command.arg("--build-arg").arg(format!("{name}={value}"));
         }
         command.arg(context);
-        run_command(command)
+        command
     }
 
-    fn save(self, tag: &str, archive: &Path) -> Result<()> {
+    /// Writes an image as an archive.
+    pub(crate) fn save(self, tag: &str, archive: &Path) -> Result<()> {
         if archive.exists() {
             fs::remove_file(archive).context("cannot remove the former archive")?;
         }
