@@ -7,6 +7,7 @@ mod chart;
 mod check;
 mod cluster;
 mod demo;
+mod e2e;
 mod fuzz;
 mod generate;
 mod image;
@@ -36,6 +37,8 @@ enum Task {
     Demo(demo::Args),
     /// Run the operator while everything around it goes wrong, and check what came of it.
     Chaos(chaos::Args),
+    /// Install the operator on a real node with real containers, as users do, and tell what they go through.
+    E2e(e2e::Args),
     /// Run the fuzz targets under libFuzzer.
     Fuzz(fuzz::Args),
     /// Run the operator's logic against models of Azure DevOps and Kubernetes, with trouble from seeds.
@@ -61,6 +64,7 @@ fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Demo(args) => demo::run(&args),
         Task::Chaos(args) => chaos::run(&args),
+        Task::E2e(args) => e2e::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Simulate(args) => simulate::run(&args),
         Task::Test => Ok(stages(&[test::run])),

@@ -1,0 +1,248 @@
+//! What agents do for their jobs: they come and go, keep data, trust certificates.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration, time::Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    e2e::{
+        images,
+        world::{NAMESPACE, World},
+    },
+    output, repository,
+};
+
+/// None, then five at once, then none.
+pub(super) async fn scale(world: &World) -> Result<String> {
+    let team = world.team("scale").await?;
+    team.runner_pool("runners", json!({ "maxAgents": 5 }))
+        .await?;
+    ensure!(
+        team.pods().await?.is_empty(),
+        "there are agents before there are jobs"
+    );
+    let begin = Instant::now();
+    team.queue(5, Duration::from_secs(10))?;
+    team.until_running(5).await?;
+    let up = output::duration(begin.elapsed());
+    ensure!(team.pods().await?.len() == 5, "not an agent for each job");
+    team.until_finished().await?;
+    let finished = Instant::now();
+    team.until_none().await?;
+    let down = output::duration(finished.elapsed());
+    team.delete("runners").await?;
+    Ok(format!(
+        "5 jobs run {up} after they were queued, nothing is left {down} after their end"
+    ))
+}
+
+/// What an agent leaves in a kept claim is there for the next agent of its index. The init container has given the volume
+/// to the agents' user.
+pub(super) async fn storage(world: &World) -> Result<String> {
+    let team = world.team("storage").await?;
+    let step = "echo \"$AZP_AGENT_NAME $(id -u)\" >>/workspace/visitors";
+    let fields = json!({
+        "pvcs": [{ "name": "workspace", "mountPath": "/workspace", "storage": "1Gi" }],
+        "initContainer": { "image": images::BASE },
+        "extraEnv": [{ "name": "STAND_IN_STEP", "value": step }],
+    });
+    team.runner_pool("runners", fields).await?;
+    for _ in 0..2 {
+        team.queue(1, Duration::from_secs(1))?;
+        team.until_finished().await?;
+        team.until_none().await?;
+    }
+    let volume = volume(world, team.name).await?;
+    let folder = Path::new(&volume);
+    let visitors = fs::read_to_string(folder.join("visitors"))
+        .with_context(|| format!("no job has written to {volume}"))?;
+    ensure!(
+        visitors == "runners-agent-0 1000\n".repeat(2),
+        "the jobs wrote {visitors:?}"
+    );
+    let owner = fs::metadata(folder)?;
+    ensure!(
+        (owner.uid(), owner.gid()) == (1000, 1000),
+        "the volume belongs to {}:{}",
+        owner.uid(),
+        owner.gid()
+    );
+    team.delete("runners").await?;
+    let claim = [
+        "persistentvolumeclaim",
+        "runners-agent-0-workspace",
+        "--namespace",
+        team.name,
+    ];
+    world
+        .get(&claim)
+        .await
+        .context("the claim is gone with its RunnerPool")?;
+    Ok("the second agent found what the first had left".to_owned())
+}
+
+/// The folder of the only volume that is bound in a namespace.
+async fn volume(world: &World, namespace: &str) -> Result<String> {
+    let volumes = world.get(&["persistentvolumes"]).await?;
+    let mut volumes = volumes["items"].as_array().into_iter().flatten();
+    let volume = volumes
+        .find(|volume| volume["spec"]["claimRef"]["namespace"] == namespace)
+        .context("there is no volume")?;
+    let path = volume["spec"]["hostPath"]["path"].as_str();
+    path.map(str::to_owned).context("the volume is no folder")
+}
+
+/// Operator and agents trust an Azure DevOps Server with a certificate of its own; agents that are not told of it do
+/// not.
+pub(super) async fn trust(world: &World) -> Result<String> {
+    let certificates = certificates()?;
+    let simulator =
+        World::simulator_with_tls(&certificates.join("tls.crt"), &certificates.join("tls.key"))
+            .await?;
+    let authority = certificates.join("ca.crt");
+    let file = format!("--from-file=ca.crt={}", authority.display());
+    world
+        .kubectl(&[
+            "create",
+            "configmap",
+            "azure-devops-ca",
+            &file,
+            "--namespace",
+            NAMESPACE,
+        ])
+        .await?;
+    world.deploy(
+        &World::chart(),
+        &[
+            "upgrade",
+            "--reset-then-reuse-values",
+            "--set",
+            "customCA.configMap=azure-devops-ca",
+        ],
+    )?;
+    let team = world.team_of("trust", &simulator).await?;
+    let file = format!("--from-file=tls.crt={}", authority.display());
+    world
+        .kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            "my-ca-cert",
+            &file,
+            "--namespace",
+            team.name,
+        ])
+        .await?;
+    team.runner_pool(
+        "runners",
+        json!({ "certTrustStore": [{ "secretName": "my-ca-cert" }] }),
+    )
+    .await?;
+    team.queue(1, Duration::from_secs(1))?;
+    team.until_finished().await?;
+    team.delete("runners").await?;
+
+    team.runner_pool("strangers", json!({ "minAgents": 1 }))
+        .await?;
+    let refusal = "is not trusted: mount that of its authority";
+    world
+        .until(
+            "an agent says that it does not trust the certificate",
+            async || {
+                let logs = world.canaries.logs()?;
+                let mut of_strangers = logs
+                    .iter()
+                    .filter(|(path, _)| path.to_string_lossy().contains("trust_strangers-agent"));
+                Ok(of_strangers
+                    .any(|(_, log)| log.contains(refusal))
+                    .then_some(()))
+            },
+        )
+        .await?;
+    team.delete("strangers").await?;
+    simulator.shutdown().await;
+    Ok("by certTrustStore; without it the agent says what is missing".to_owned())
+}
+
+/// An authority, and a certificate of it for the simulator's address.
+fn certificates() -> Result<std::path::PathBuf> {
+    let folder = std::env::temp_dir().join("azdo-e2e-certificates");
+    fs::create_dir_all(&folder)?;
+    let address = control_plane::node::ADDRESS;
+    fs::write(
+        folder.join("extensions"),
+        format!("subjectAltName=IP:{address}\n"),
+    )?;
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    let commands = [
+        format!("req -x509 {key} -days 2 -subj /CN=authority -keyout ca.key -out ca.crt"),
+        format!("req {key} -subj /CN=azure-devops -keyout tls.key -out tls.csr"),
+        "x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out tls.crt".to_owned(),
+    ];
+    for arguments in commands {
+        let mut openssl = repository::command("openssl", &arguments.split(' ').collect::<Vec<_>>());
+        openssl.current_dir(&folder);
+        repository::output(openssl)?;
+    }
+    Ok(folder)
+}
+
+/// What a step of a job can read of the processes beside it does not have the token, nor has anything else that users
+/// see.
+pub(super) async fn token(world: &World) -> Result<String> {
+    let team = world.team("token").await?;
+    // All that the job's user may read of any process, and the files of the agent.
+    let step = "for file in /proc/[0-9]*/environ /proc/[0-9]*/cmdline; do tr '\\0' '\\n' <$file; done 2>/dev/null; \
+        grep --recursive --text --no-messages . /azp /opt/azure-pipelines-agent/.* /tmp 2>/dev/null; echo THE END";
+    let fields = |more: &[Value]| {
+        let step = [json!({ "name": "STAND_IN_STEP", "value": step })];
+        let all = [&step, more].concat();
+        json!({ "extraEnv": all })
+    };
+    team.runner_pool("runners", fields(&[])).await?;
+    team.queue(1, Duration::from_secs(2))?;
+    team.until_finished().await?;
+    team.until_none().await?;
+    let seen = logs_of(world, "token_runners-agent")?;
+    ensure!(
+        seen.contains("AZP_AGENT_NAME=runners-agent-0") && seen.contains("THE END"),
+        "the job has not looked at its neighbours: {seen}"
+    );
+    ensure!(
+        world.canaries.found_in(&seen).is_empty(),
+        "the job has seen the token"
+    );
+    team.delete("runners").await?;
+    for (path, log) in world.canaries.logs()? {
+        let found = world.canaries.found_in(&log);
+        ensure!(
+            found.is_empty(),
+            "{} has tokens of {found:?}",
+            path.display()
+        );
+    }
+
+    // The control: a token that is given to the jobs is found.
+    let control = world.team("control").await?;
+    let leak = json!({ "name": "LEAK", "valueFrom": { "secretKeyRef": { "name": "pat-token", "key": "token" } } });
+    control.runner_pool("leaks", fields(&[leak])).await?;
+    control.queue(1, Duration::from_secs(2))?;
+    control.until_finished().await?;
+    control.until_none().await?;
+    control.delete("leaks").await?;
+    let seen = logs_of(world, "control_leaks-agent")?;
+    ensure!(
+        world.canaries.found_in(&seen) == ["control"],
+        "a token that was given to a job was not found: this story proves nothing"
+    );
+    Ok("in no log, event, status and ConfigMap, and in nothing that a job can read".to_owned())
+}
+
+fn logs_of(world: &World, pod: &str) -> Result<String> {
+    let logs = world.canaries.logs()?;
+    let of_pod = logs
+        .into_iter()
+        .filter(|(path, _)| path.to_string_lossy().contains(pod));
+    Ok(of_pod.map(|(_, log)| log).collect())
+}

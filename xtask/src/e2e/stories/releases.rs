@@ -1,0 +1,224 @@
+//! The release changes: what it serves, its version, its end.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    e2e::world::{NAMESPACE, RELEASE, World},
+    repository,
+};
+
+const CRD: &str = "runnerpools.devops.opentools.mf";
+/// A field that the former version of the chart does not know.
+const NEW_FIELD: &str = "pollIntervalSeconds";
+
+/// With `watchNamespaces`, RunnerPools elsewhere are left alone, and there are no rights there.
+pub(super) async fn namespaces(world: &World) -> Result<String> {
+    let (served, other) = (world.team("team-a").await?, world.team("team-b").await?);
+    world.deploy(
+        &World::chart(),
+        &[
+            "upgrade",
+            "--reset-then-reuse-values",
+            "--set",
+            "watchNamespaces={team-a}",
+        ],
+    )?;
+    other.apply("runners", json!({})).await?;
+    served.runner_pool("runners", json!({})).await?;
+    served.queue(1, Duration::from_secs(1))?;
+    served.until_finished().await?;
+    let left_alone = world
+        .get(&["runnerpool", "runners", "--namespace", other.name])
+        .await?;
+    ensure!(
+        left_alone["status"].is_null() && left_alone["metadata"]["finalizers"].is_null(),
+        "the operator has been at a RunnerPool elsewhere: {left_alone}"
+    );
+    let account = format!("--as=system:serviceaccount:{NAMESPACE}:{RELEASE}");
+    for (namespace, right) in [(served.name, "yes"), (other.name, "no")] {
+        let can = [
+            "auth",
+            "can-i",
+            "get",
+            "secrets/pat-token",
+            "--namespace",
+            namespace,
+            &account,
+        ];
+        // It ends with a failure when it says no.
+        let answer = world
+            .kubectl(&can)
+            .await
+            .unwrap_or_else(|error| error.to_string());
+        ensure!(
+            answer.trim().ends_with(right),
+            "secrets in {namespace}: {answer}"
+        );
+    }
+    served.delete("runners").await?;
+    world.deploy(
+        &World::chart(),
+        &[
+            "upgrade",
+            "--reset-then-reuse-values",
+            "--set",
+            "watchNamespaces=null",
+        ],
+    )?;
+    other.delete("runners").await?;
+    Ok("the one that is not listed was left alone".to_owned())
+}
+
+/// All objects but for those that come and go by themselves.
+pub(super) async fn inventory(world: &World) -> Result<BTreeSet<String>> {
+    let kinds = world
+        .kubectl(&["api-resources", "--verbs=list", "--output=name"])
+        .await?;
+    let passing = [
+        "events",
+        "pods",
+        "replicasets",
+        "endpointslices",
+        "endpoints",
+        "leases",
+        "podmetrics",
+    ];
+    let kinds: Vec<&str> = kinds
+        .lines()
+        .filter(|kind| !passing.contains(&kind.split('.').next().unwrap_or_default()))
+        .collect();
+    let columns = "--output=custom-columns=A:.kind,B:.metadata.namespace,C:.metadata.name";
+    let list = world
+        .kubectl(&[
+            "get",
+            &kinds.join(","),
+            "--all-namespaces",
+            "--no-headers",
+            columns,
+        ])
+        .await?;
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    Ok(list.lines().map(words).collect())
+}
+
+/// What the README says of the end. `before` is what there was before the installation.
+pub(super) async fn uninstall(world: &World, before: &BTreeSet<String>) -> Result<String> {
+    world
+        .kubectl(&["delete", "runnerpools", "--all", "--all-namespaces"])
+        .await?;
+    world.helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"])?;
+    let after = inventory(world).await?;
+    let left: Vec<&String> = after
+        .difference(before)
+        .filter(|object| !is_documented(object))
+        .collect();
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    ensure!(
+        after.contains(&format!("CustomResourceDefinition <none> {CRD}")),
+        "the CustomResourceDefinition is gone"
+    );
+    Ok("the CustomResourceDefinition and kept claims stay".to_owned())
+}
+
+/// The definition, kept claims with their volumes, and what the stories made themselves or the cluster makes in each
+/// namespace.
+fn is_documented(object: &str) -> bool {
+    let parts: Vec<&str> = object.split(' ').collect();
+    let [kind, namespace, name] = parts[..] else {
+        return false;
+    };
+    match kind {
+        "CustomResourceDefinition" => name == CRD,
+        "APIService" => name == "v1.devops.opentools.mf", // made by the API server of the definition
+        "PersistentVolumeClaim" | "PersistentVolume" | "Namespace" => true,
+        "ServiceAccount" => name == "default",
+        "ConfigMap" => ["kube-root-ca.crt", "azure-devops-ca"].contains(&name),
+        "Secret" => namespace != NAMESPACE,
+        _ => false,
+    }
+}
+
+/// `helm upgrade` brings the new schema.
+pub(super) async fn schema(world: &World) -> Result<String> {
+    world.kubectl(&["delete", "crd", CRD]).await?;
+    let former = former_chart()?;
+    world.deploy(&former, &["install"])?;
+    ensure!(
+        !knows_new_field(world).await?,
+        "the former chart has the field already"
+    );
+    world.deploy(&World::chart(), &["upgrade", "--reset-then-reuse-values"])?;
+    ensure!(
+        knows_new_field(world).await?,
+        "the schema is the former one"
+    );
+    world.helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"])?;
+    Ok(format!("{NEW_FIELD} came with it"))
+}
+
+async fn knows_new_field(world: &World) -> Result<bool> {
+    let crd = world.get(&["crd", CRD]).await?;
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    Ok(spec["properties"].get(NEW_FIELD).is_some())
+}
+
+/// The chart as it might have been before: another version, and a schema without a field.
+fn former_chart() -> Result<PathBuf> {
+    let folder = env::temp_dir().join("azdo-e2e-former-chart");
+    let mut copy = repository::command("cp", &["--recursive"]);
+    copy.arg(World::chart()).arg(&folder);
+    repository::output(copy)?;
+    change(&folder.join("Chart.yaml"), |chart| {
+        chart["version"] = "0.0.1".into();
+    })?;
+    change(&folder.join("files/crd.yaml"), |crd| {
+        let spec =
+            &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        if let Some(properties) = spec["properties"].as_object_mut() {
+            properties.remove(NEW_FIELD);
+        }
+    })?;
+    Ok(folder)
+}
+
+/// Changes a YAML file. JSON is YAML.
+fn change(file: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let text =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut value: Value = serde_saphyr::from_str(&text)?;
+    change(&mut value);
+    fs::write(file, value.to_string()).with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_documented_may_stay() {
+        assert!(is_documented(&format!(
+            "CustomResourceDefinition <none> {CRD}"
+        )));
+        assert!(is_documented(
+            "PersistentVolumeClaim storage runners-agent-0-workspace"
+        ));
+        assert!(is_documented("Secret scale pat-token"));
+        for other in [
+            "CustomResourceDefinition <none> others.example.com",
+            "ClusterRole <none> azdo-operator:azdo-runner-operator",
+            "Deployment azdo-operator azdo-runner-operator",
+            "Secret azdo-operator webhook",
+            "ServiceAccount azdo-operator azdo-runner-operator",
+        ] {
+            assert!(!is_documented(other), "{other}");
+        }
+    }
+}
