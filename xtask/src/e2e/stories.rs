@@ -2,6 +2,7 @@
 
 mod install;
 mod jobs;
+mod moving;
 mod releases;
 mod survival;
 
@@ -41,6 +42,7 @@ pub(super) async fn tell(world: &World, wanted: &str) -> Result<Told> {
     book.story("drained node", survival::drain(world)).await;
     book.story("upgraded operator", survival::upgrade(world))
         .await;
+    book.story("moving over", moving::moving(world)).await;
     book.story("watched namespaces", releases::namespaces(world))
         .await;
     book.story("secret token", jobs::token(world)).await;
