@@ -14,4 +14,18 @@ pub struct Lesson {
 }
 
 /// All of them.
-pub const LESSONS: &[Lesson] = &[];
+pub const LESSONS: &[Lesson] = &[
+    Lesson {
+        name: "an empty list comes twice",
+        seed: 5,
+        hours: 24,
+        lesson: "two wrong answers in a row are no proof: a list of agents that suddenly is empty has to stay so for a minute \
+                 before a name counts as free, or an agent registers over a stranger's",
+    },
+    Lesson {
+        name: "a minimum fills the maximum",
+        seed: 34,
+        hours: 24,
+        lesson: "warm agents of one kind must give way to jobs of another, or these wait for ever",
+    },
+];
