@@ -115,9 +115,9 @@ impl Evidence<'_> {
         }
     }
 
-    /// The Pod of the agent that had the job. Names are used again: it is the last one before. It may have gone already: Azure
-    /// DevOps believes in a session for a while. Where RunnerPools of one name in two namespaces share the agent pool, there
-    /// may be one in each.
+    /// The Pod of the agent that had the job. Names are used again: it is the last one before. Where RunnerPools of one name
+    /// in two namespaces share the agent pool, there may be one in each. If there is none, it went a moment before: Azure
+    /// DevOps believes in a session for a while.
     fn pods(&self, agent_pool: &str, job: &JobView, assigned: Timestamp) -> Vec<&PodLife> {
         let runner_pools = self.runner_pools.get(agent_pool).into_iter().flatten();
         let last = |(namespace, runner_pool): &(&str, &str)| {
@@ -127,10 +127,19 @@ impl Evidence<'_> {
                     && pod.runner_pool == *runner_pool
                     && pod.created_at <= assigned
             });
-            let last = of_this_name.max_by_key(|pod| pod.created_at);
-            last.filter(|pod| pod.gone.is_none_or(|gone| gone + SESSION >= assigned))
+            of_this_name.max_by_key(|pod| pod.created_at)
         };
-        runner_pools.filter_map(last).collect()
+        let last: Vec<&PodLife> = runner_pools.filter_map(last).collect();
+        let there_at = |time: Timestamp| {
+            let pods = last.iter().copied();
+            pods.filter(move |pod| pod.gone.is_none_or(|gone| gone >= time))
+        };
+        let there: Vec<&PodLife> = there_at(assigned).collect();
+        if there.is_empty() {
+            there_at(assigned - SESSION).collect()
+        } else {
+            there
+        }
     }
 }
 
