@@ -96,6 +96,10 @@ async fn from_nothing_to_jobs_and_back(bed: &Bed) {
         })
         .await;
     }
+    // Azure DevOps is to give the next job up soon, if its agent cannot tell of its end.
+    let mut switches = bed.control.switches().await.unwrap();
+    switches.lock = Duration::from_secs(20);
+    bed.control.set_switches(&switches).await.unwrap();
     let job = bed.run(long_job()).await;
     let lost = job.agent.unwrap();
     let now = DeleteParams::default().grace_period(0);
