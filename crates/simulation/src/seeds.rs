@@ -28,4 +28,11 @@ pub const LESSONS: &[Lesson] = &[
         hours: 24,
         lesson: "warm agents of one kind must give way to jobs of another, or these wait for ever",
     },
+    Lesson {
+        name: "a creation has no answer",
+        seed: 137,
+        hours: 24,
+        lesson: "a Pod whose creation had no answer may be there all the same: the API server is asked before another is made, or \
+                 there are more than the maximum",
+    },
 ];
