@@ -103,7 +103,8 @@ impl Limits {
 }
 
 impl Limit {
-    /// How many agents a creation at that version may make it.
+    /// How many agents a creation at that version may make it. A watch that was cut shows a RunnerPool later than it was made:
+    /// before that, what it shows first counts.
     fn at(&self, version: u64) -> usize {
         let observed = self
             .observed
@@ -114,7 +115,12 @@ impl Limit {
         let known = self.maxima.iter().filter(|(generation, (at, _))| {
             *at <= version && observed.is_none_or(|observed| **generation >= observed)
         });
-        known.map(|(_, (_, most))| *most).max().unwrap_or(0)
+        let first = || self.maxima.values().next().map(|(_, most)| *most);
+        known
+            .map(|(_, (_, most))| *most)
+            .max()
+            .or_else(first)
+            .unwrap_or(0)
     }
 }
 
@@ -177,6 +183,9 @@ mod tests {
         assert_eq!(limits.judge(&creations(9))[0].violations, [""; 0]);
         assert_eq!(limits.judge(&creations(15))[0].violations, [""; 0]);
         assert_eq!(limits.judge(&creations(25))[0].violations.len(), 1);
+        // Seen later than it was made, as by a watch that was cut.
+        let early = [pod("0", 0, None), pod("1", 0, None)];
+        assert_eq!(limits.judge(&early)[0].violations, [""; 0]);
         // What exists already is no creation.
         assert_eq!(limits.judge(&creations(9))[0].allowed, 3);
     }
