@@ -80,6 +80,8 @@ pub(super) async fn serve(listener: TcpListener, key: Arc<Key>, stop: Cancellati
 /// API server to a replica that may be about to go.
 async fn converse(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
     let talk = async {
+        // The answer must not wait until what ended the handshake is acknowledged.
+        stream.set_nodelay(true)?;
         let stream = acceptor.accept(stream).await?;
         http1::Builder::new()
             .keep_alive(false)

@@ -157,6 +157,8 @@ async fn hand_over(door: TcpListener, endpoints: Arc<Mutex<Vec<SocketAddr>>>) {
         let Some(endpoint) = endpoint else { continue };
         tokio::spawn(async move {
             if let Ok(mut to) = TcpStream::connect(endpoint).await {
+                from.set_nodelay(true).unwrap();
+                to.set_nodelay(true).unwrap();
                 let _ = io::copy_bidirectional(&mut from, &mut to).await;
             }
         });
@@ -426,6 +428,8 @@ async fn how_long_an_admission_takes() {
         assert_eq!(lost(&answers).0, 0, "{}", lost(&answers).1);
         print(what, answers.into_iter().map(Result::unwrap).collect());
     };
+    // The API server makes ready for a kind when it is first asked for it.
+    try_out(&bed, json!({})).await.unwrap();
     measure("creation without webhooks").await;
     let service = Service::start(&bed, Lifetimes::default(), "Fail").await;
     let replicas = [service.replica(&bed).await, service.replica(&bed).await];
