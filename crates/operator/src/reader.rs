@@ -115,12 +115,8 @@ impl Reader {
     /// Whether an agent of this name, without regard to case, was registered when it was last looked.
     pub(crate) fn has_seen(&self, name: &str) -> bool {
         let state = self.state();
-        let seen = match &state.outcome {
-            Outcome::Pending => None,
-            Outcome::Seen(look) => Some(&look.agent_pool),
-            Outcome::Failed(failure) => failure.last.as_ref(),
-        };
-        let mut registrations = seen.into_iter().flat_map(|seen| &seen.registrations);
+        let seen = state.outcome.last_seen().into_iter();
+        let mut registrations = seen.flat_map(|seen| &seen.registrations);
         registrations.any(|registration| registration.name.eq_ignore_ascii_case(name))
     }
 
@@ -257,11 +253,7 @@ impl Reader {
         result: Result<Arc<AgentPool>, (FailureKind, String)>,
     ) {
         let mut state = self.state();
-        let last = match &state.outcome {
-            Outcome::Pending => None,
-            Outcome::Seen(look) => Some(look.agent_pool.clone()),
-            Outcome::Failed(failure) => failure.last.clone(),
-        };
+        let last = state.outcome.last_seen().cloned();
         let was_failing = matches!(state.outcome, Outcome::Failed(_));
         let empty = matches!(&result, Ok(seen) if seen.registrations.is_empty());
         state.empty_since = empty.then(|| state.empty_since.unwrap_or(taken_at));
@@ -355,6 +347,15 @@ impl Reader {
 }
 
 impl Outcome {
+    /// What the last look that succeeded said; `None`: none ever did.
+    fn last_seen(&self) -> Option<&Arc<AgentPool>> {
+        match self {
+            Self::Pending => None,
+            Self::Seen(look) => Some(&look.agent_pool),
+            Self::Failed(failure) => failure.last.as_ref(),
+        }
+    }
+
     /// The planner's view.
     pub(crate) fn look(&self) -> Look {
         match self {
