@@ -273,36 +273,22 @@ pub(super) fn decide(
 /// Takes a step.
 pub(super) fn take(
     step: Step,
-    held: Certificates,
+    mut held: Certificates,
     host: &str,
     lifetimes: Lifetimes,
     now: Timestamp,
 ) -> Result<Certificates, NotMade> {
-    let Certificates {
-        mut authorities,
-        authority_key,
-        leaf,
-        leaf_key,
-        served,
-    } = held;
     if step == Step::RenewLeaf {
-        return with_new_leaf(authorities, authority_key, host, lifetimes, now);
+        return with_new_leaf(held.authorities, held.authority_key, host, lifetimes, now);
     }
-    authorities.retain(|authority| authority.until > now.as_second());
-    let authority_key = if step == Step::RenewAuthority {
+    held.authorities
+        .retain(|authority| authority.until > now.as_second());
+    if step == Step::RenewAuthority {
         let (authority, key) = new_authority(lifetimes, now)?;
-        authorities.insert(0, authority);
-        key
-    } else {
-        authority_key
-    };
-    Ok(Certificates {
-        authorities,
-        authority_key,
-        leaf,
-        leaf_key,
-        served,
-    })
+        held.authorities.insert(0, authority);
+        held.authority_key = key;
+    }
+    Ok(held)
 }
 
 fn new_authority(lifetimes: Lifetimes, now: Timestamp) -> Result<(Certificate, KeyPair), NotMade> {
