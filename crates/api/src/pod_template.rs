@@ -55,32 +55,20 @@ fn any_object(_: &mut SchemaGenerator) -> Schema {
 type Fault = (String, String);
 
 impl PodTemplate {
-    /// The `spec` as a Pod's.
+    /// The `spec` as a Pod's, without fields that a Pod does not have: `validate` refuses these.
     ///
     /// # Errors
-    /// Every field that a Pod does not have, or the first whose value is of another type.
-    ///
-    /// # Panics
-    /// Never: what is read back is plain data.
-    pub fn pod_spec(&self) -> Result<PodSpec, Vec<Fault>> {
-        let given = Value::Object(self.spec.clone());
-        let spec: PodSpec = serde_path_to_error::deserialize(&given).map_err(|error| {
+    /// The first field whose value is of another type than a Pod's, by its path, and what is wrong with it.
+    pub fn pod_spec(&self) -> Result<PodSpec, (String, String)> {
+        serde_path_to_error::deserialize(&self.spec).map_err(|error| {
             let path = error.path().to_string();
             let separator = if path.starts_with(['[', '.']) {
                 ""
             } else {
                 "."
             };
-            vec![(format!("spec{separator}{path}"), error.inner().to_string())]
-        })?;
-        let read = serde_json::to_value(&spec).expect("a Pod is plain data and always serialises");
-        let mut unknown = Vec::new();
-        lost(&given, &read, "spec", &mut unknown);
-        if unknown.is_empty() {
-            Ok(spec)
-        } else {
-            Err(unknown)
-        }
+            (format!("spec{separator}{path}"), error.inner().to_string())
+        })
     }
 
     /// Whether its Pods run on Windows.
@@ -93,6 +81,15 @@ impl PodTemplate {
             .flatten()
             .any(|name| name == "windows")
     }
+}
+
+/// What stands in the template and not in the Pod that was read from it.
+fn unknown(template: &PodTemplate, pod: &PodSpec) -> Vec<Fault> {
+    let given = Value::Object(template.spec.clone());
+    let read = serde_json::to_value(pod).expect("a Pod is plain data and always serialises");
+    let mut faults = Vec::new();
+    lost(&given, &read, "spec", &mut faults);
+    faults
 }
 
 /// Values that a Pod did not take over: fields that it does not have, and nulls.
@@ -152,8 +149,14 @@ pub(crate) fn check(template: &PodTemplate, spec: &RunnerPoolSpec) -> Vec<Fault>
         }
     }
     match template.pod_spec() {
-        Ok(pod) => check_pod(&pod, spec, &mut faults),
-        Err(found) => faults.extend(found),
+        Ok(pod) => {
+            let unknown = unknown(template, &pod);
+            if unknown.is_empty() {
+                check_pod(&pod, spec, &mut faults);
+            }
+            faults.extend(unknown);
+        }
+        Err(fault) => faults.push(fault),
     }
     faults
 }
