@@ -306,7 +306,7 @@ impl Team<'_> {
 
     /// Waits until there is a placeholder, without which Azure DevOps refuses jobs.
     pub(super) async fn until_ready(&self, name: &str) -> Result<()> {
-        let placeholder = format!("{name}-placeholder-base");
+        let placeholder = api::names::placeholder(name, api::names::BASE);
         let what = format!("{placeholder} is registered");
         self.world
             .until(&what, async || {
