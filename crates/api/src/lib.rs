@@ -7,6 +7,7 @@ pub mod conditions;
 pub mod names;
 mod organization;
 mod pod_template;
+mod profile;
 mod spec;
 mod status;
 mod validation;
@@ -14,6 +15,7 @@ mod warnings;
 
 pub use organization::{OrganizationUrl, OrganizationUrlError};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
+pub use profile::{Profile, ProfileSpec};
 pub use spec::{
     CertificateSource, ClaimTemplate, ExtraEnv, ImagePullPolicy, InitContainer, Mode, Placeholders,
     RunnerPool, RunnerPoolSpec, SecurityContext, TerminatedPods,

@@ -82,6 +82,11 @@ pub fn claim(runner_pool: &str, index: u32, pvc: &str) -> String {
     format!("{}-{pvc}", agent(runner_pool, index))
 }
 
+/// What follows in the name of a placeholder whose plain name somebody else holds.
+pub fn placeholder_suffix(digest: &str) -> String {
+    format!(".{}", digest.get(..8).unwrap_or(digest))
+}
+
 /// Name of the placeholder registration of a profile.
 pub fn placeholder(base: &str, profile: &str) -> String {
     format!("{base}-placeholder-{profile}")

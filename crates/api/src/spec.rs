@@ -11,7 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{PodTemplate, RunnerPoolStatus};
+use crate::{PodTemplate, ProfileSpec, RunnerPoolStatus};
 
 /// A RunnerPool keeps agents of one Azure DevOps agent pool running as Pods: as many as its queued jobs need.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -120,6 +120,13 @@ pub struct RunnerPoolSpec {
         .message("a capability must be one word of letters, digits, - _ and ., at most 63, as it becomes the value of a label")
     )]
     pub capability_images: BTreeMap<String, String>,
+    /// Further kinds of agents, each with an image and what it can do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub profiles: Vec<ProfileSpec>,
     /// Environment variables of the agents.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

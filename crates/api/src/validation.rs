@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use crate::{OrganizationUrl, RunnerPoolSpec, SecurityContext, pod_template};
+use crate::{OrganizationUrl, RunnerPoolSpec, SecurityContext, names, pod_template};
 
 /// Variables that the operator sets on every agent; `extraEnv` may not redefine them.
 pub const RESERVED_ENV: [&str; 7] = [
@@ -13,7 +13,7 @@ pub const RESERVED_ENV: [&str; 7] = [
     "AZP_TOKEN_FILE",
     "AZP_AGENT_NAME",
     "AZP_CAPABILITY",
-    crate::names::ENV_OWNER,
+    names::ENV_OWNER,
 ];
 
 /// A rule that a spec breaks.
@@ -72,6 +72,7 @@ pub fn validate(spec: &RunnerPoolSpec) -> Vec<Violation> {
             image,
         );
     }
+    check_profiles(&mut found, spec);
     check_env(&mut found, spec);
     check_claims(&mut found, spec);
     let mut secrets = BTreeSet::new();
@@ -101,6 +102,78 @@ pub fn validate(spec: &RunnerPoolSpec) -> Vec<Violation> {
         }
     }
     found.0
+}
+
+fn check_profiles(found: &mut Violations, spec: &RunnerPoolSpec) {
+    let mut known: BTreeSet<String> = BTreeSet::from([names::BASE.to_owned()]);
+    if spec.capability_aware {
+        known.extend(
+            spec.capability_images
+                .keys()
+                .map(|name| name.to_lowercase()),
+        );
+    }
+    let mut least = u64::from(spec.min_agents);
+    for (i, profile) in spec.profiles.iter().enumerate() {
+        let field = |name: &str| format!("profiles[{i}].{name}");
+        if !is_label_value(&profile.name) {
+            found.add(
+                field("name"),
+                "must be one word of letters, digits, - _ and ., at most 63, as it becomes the value of a label",
+            );
+        } else if !known.insert(profile.name.to_lowercase()) {
+            found.add(
+                field("name"),
+                "must differ, in more than case, from base, from every other name and, where capabilityAware is true, \
+                 from the entries of capabilityImages",
+            );
+        }
+        for name in profile.capabilities.keys() {
+            let one_word = !name.contains(char::is_whitespace) && !name.starts_with('-');
+            if name.is_empty() || name.len() > 256 || !one_word {
+                found.add(
+                    format!("{}[{name:?}]", field("capabilities")),
+                    "a capability is named by one word, which does not begin with -",
+                );
+            } else if RESERVED_ENV
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(name))
+            {
+                found.add(
+                    format!("{}[{name:?}]", field("capabilities")),
+                    "is set by the operator; leave it out",
+                );
+            }
+        }
+        if let Some(image) = &profile.image {
+            check_image(found, field("image"), image);
+        }
+        let most = profile.max_agents.unwrap_or(spec.max_agents);
+        if profile.max_agents == Some(0) {
+            found.add(field("maxAgents"), "must be at least 1");
+        }
+        if profile.min_agents > most {
+            found.add(
+                field("minAgents"),
+                format!("must not be above maxAgents, which is {most}"),
+            );
+        }
+        least += u64::from(profile.min_agents);
+        if let Some(template) = &profile.pod_template {
+            for (path, message) in pod_template::check(template, spec) {
+                found.add(field(&format!("podTemplate.{path}")), message);
+            }
+        }
+    }
+    if least > u64::from(spec.max_agents) && spec.min_agents <= spec.max_agents {
+        found.add(
+            "profiles",
+            format!(
+                "minAgents of the RunnerPool and its profiles are {least} together, more than maxAgents, which is {}",
+                spec.max_agents
+            ),
+        );
+    }
 }
 
 fn check_ids(found: &mut Violations, context: &SecurityContext) {

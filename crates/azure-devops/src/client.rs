@@ -138,11 +138,9 @@ impl Client {
 
     /// Registers an agent without a key.
     pub async fn add_agent(&self, pool_id: i64, agent: &NewAgent) -> Result<TaskAgent, Error> {
-        let mut body = json!({ "enabled": true, "maxParallelism": 1, "provisioningState": "Provisioned", "status": "offline" });
-        merge(&mut body, json!(agent));
         let request = self
             .request(Method::POST, &format!("/{pool_id}/agents"))
-            .json(&body);
+            .json(&body(agent));
         let response = self
             .send(
                 "add_agent",
@@ -150,6 +148,27 @@ impl Client {
             )
             .await?;
         read("add_agent", response, decode::object).await
+    }
+
+    /// Registers an agent of this name in place of the one that has the id: all that is known of that one is replaced.
+    pub async fn replace_agent(
+        &self,
+        pool_id: i64,
+        agent_id: i64,
+        agent: &NewAgent,
+    ) -> Result<TaskAgent, Error> {
+        let mut body = body(agent);
+        merge(&mut body, json!({ "id": agent_id }));
+        let request = self
+            .request(Method::PUT, &format!("/{pool_id}/agents/{agent_id}"))
+            .json(&body);
+        let response = self
+            .send(
+                "replace_agent",
+                request.query(&[("api-version", AGENTS_VERSION)]),
+            )
+            .await?;
+        read("replace_agent", response, decode::object).await
     }
 
     /// Lets the service give an agent jobs, or not. A running job goes on.
@@ -318,6 +337,13 @@ async fn read<T: Send + 'static>(
 
 /// A body as it arrives.
 type Body = io::BufReader<Box<dyn io::Read + Send>>;
+
+/// A registration without a key, as it is sent.
+fn body(agent: &NewAgent) -> serde_json::Value {
+    let mut body = json!({ "enabled": true, "maxParallelism": 1, "provisioningState": "Provisioned", "status": "offline" });
+    merge(&mut body, json!(agent));
+    body
+}
 
 fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
     if let (serde_json::Value::Object(into), serde_json::Value::Object(from)) = (into, from) {

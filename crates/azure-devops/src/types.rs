@@ -69,6 +69,9 @@ pub struct TaskAgentJobRequest {
     /// The agent that it is reserved for.
     #[serde(default)]
     pub reserved_agent: Option<TaskAgentReference>,
+    /// Registered agents that meet its demands, as the service sees it; `None`: it does not say.
+    #[serde(default)]
+    pub matched_agents: Option<Vec<TaskAgentReference>>,
     /// How it ended; `None` while it has not.
     #[serde(default)]
     pub result: Option<String>,

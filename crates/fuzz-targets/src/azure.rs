@@ -7,7 +7,7 @@ use azure_devops::{
     decode::{self, Head},
 };
 use operator::decode::agent_pool;
-use planner::{JobRequest, Pool, Profile};
+use planner::{Capabilities, Demand, Pool, Profile};
 use reqwest::{
     StatusCode,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -37,12 +37,11 @@ pub(crate) fn agents(data: &[u8]) {
     }
 }
 
-/// A list of job requests: each is kept, with its demands and its agent, and served by some profile.
+/// A list of job requests: each is kept, with its demands and its agent.
 pub(crate) fn job_requests(data: &[u8]) {
     let Ok(requests) = decode::page::<TaskAgentJobRequest>("fuzz", data) else {
         return;
     };
-    let pool = pool("web-agent-", "java");
     let read = agent_pool(Vec::new(), requests.clone()).requests;
     assert_eq!(requests.len(), read.len());
     for (request, read) in requests.iter().zip(&read) {
@@ -51,7 +50,9 @@ pub(crate) fn job_requests(data: &[u8]) {
             (request.request_id, &request.demands, agent),
             (read.id, &read.demands, read.reserved_agent)
         );
-        assert!(pool.profile_of(read).is_some());
+        for demand in &read.demands {
+            let _ = Demand::parse(demand);
+        }
     }
 }
 
@@ -110,29 +111,33 @@ fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
-/// A capability and, a line each, demands.
+/// A demand and, a line each, capabilities as `name=value`: neither case nor blanks around it change whether it is met.
 pub(crate) fn demands(data: &[u8]) {
     let Some(text) = text(data) else { return };
-    let mut lines = text.lines().map(str::to_owned);
-    let capability = lines.next().unwrap_or_default();
-    let mut request = JobRequest {
-        id: 1,
-        demands: lines.collect(),
-        reserved_agent: None,
-    };
-    let pool = pool("web-agent-", &capability);
-    let demanded = request.demands_capability(&capability);
-    assert_eq!(
-        demanded,
-        request.demands_capability(&capability.to_ascii_uppercase()),
-        "case does not matter"
-    );
-    let profile = |request: &JobRequest| pool.profile_of(request).map(|found| found.name.clone());
-    let expected = if demanded { "special" } else { "base" };
-    assert_eq!(profile(&request).as_deref(), Some(expected));
-    if !capability.is_empty() && !capability.contains(char::is_whitespace) {
-        request.demands.push(format!("{capability} -equals x"));
-        assert_eq!(profile(&request).as_deref(), Some("special"));
+    let mut lines = text.lines();
+    let demand = lines.next().unwrap_or_default();
+    let pairs = lines.filter_map(|line| line.split_once('='));
+    let capabilities: Capabilities = pairs.clone().collect();
+    let parsed = Demand::parse(demand);
+    let met = parsed.is_met_by(&capabilities);
+    assert!(!met || parsed.name().is_some_and(|name| capabilities.has(name)));
+    let shouting = demand.to_ascii_uppercase();
+    assert_eq!(met, Demand::parse(&shouting).is_met_by(&capabilities));
+    let wide = format!("  {demand}\t");
+    assert_eq!(met, Demand::parse(&wide).is_met_by(&capabilities));
+    let loud: Capabilities = pairs
+        .map(|(name, value)| (name.to_ascii_uppercase(), value.to_ascii_uppercase()))
+        .collect();
+    assert_eq!(met, parsed.is_met_by(&loud));
+    for (name, value) in capabilities.iter() {
+        let one_word = !name.contains(char::is_whitespace) && !name.is_empty();
+        if one_word && Demand::parse(name).name().is_some() {
+            assert!(Demand::parse(name).is_met_by(&capabilities));
+            let (equals, trimmed) = (format!("{name} -equals {value}"), value.trim());
+            if trimmed == value && !value.is_empty() {
+                assert!(Demand::parse(&equals).is_met_by(&capabilities));
+            }
+        }
     }
 }
 
@@ -141,7 +146,7 @@ pub(crate) fn agent_names(data: &[u8]) {
     let Some(text) = text(data) else { return };
     let mut lines = text.lines();
     let prefix = lines.next().unwrap_or_default();
-    let pool = pool(prefix, "java");
+    let pool = pool(prefix);
     let mut indexes = BTreeSet::new();
     let names: BTreeSet<&str> = lines.collect();
     for name in names {
@@ -150,7 +155,8 @@ pub(crate) fn agent_names(data: &[u8]) {
             assert!(indexes.insert(index), "two names of one index");
         }
         if let Some(profile) = pool.placeholder_of(name) {
-            assert_eq!(name, format!("{prefix}{profile}"));
+            let names = pool.placeholder_names(profile);
+            assert!(names.iter().any(|known| known.eq_ignore_ascii_case(name)));
         }
         if let Ok(index) = name.parse::<u32>() {
             assert_eq!(pool.index_of(&format!("{prefix}{index}")), Some(index));
@@ -158,21 +164,19 @@ pub(crate) fn agent_names(data: &[u8]) {
     }
 }
 
-/// The wishes of a RunnerPool with a profile that serves a capability, and these names of agents and placeholders.
-fn pool(prefix: &str, capability: &str) -> Pool {
-    let profile = |name: &str, capability: Option<&str>| Profile {
-        name: name.to_owned(),
-        capability: capability.map(str::to_owned),
-        shape: String::new(),
-    };
+/// The wishes of a RunnerPool with these names of agents and placeholders.
+fn pool(prefix: &str) -> Pool {
     Pool {
         agent_prefix: prefix.to_owned(),
         placeholder_prefix: prefix.to_owned(),
+        placeholder_suffix: ".mark".to_owned(),
         owner_mark: "cluster/namespace/web".to_owned(),
         max_agents: 10,
-        min_agents: 0,
         ttl_idle: None,
-        profiles: vec![profile("base", None), profile("special", Some(capability))],
+        profiles: vec![Profile {
+            name: "base".to_owned(),
+            ..Profile::default()
+        }],
         mode: planner::Mode::Active,
         placeholders: true,
         keep: planner::Keep::default(),

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Mode, Pod,
-    PodPhase, Pool, Profile, Registration, Snapshot, Waiting,
+    AgentPool, Capabilities, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Mode,
+    Pod, PodPhase, Pool, Profile, Registration, Reported, Snapshot, Waiting,
 };
 
 use crate::{look::assert_lawful, random::Choices};
@@ -62,7 +62,7 @@ fn snapshot(choices: &mut Choices<'_>, now: Timestamp) -> Snapshot {
             registrations.push(registration(choices, id, name.to_owned(), now));
         }
     }
-    let requests = (1..).zip(choices.list(12, request));
+    let requests = (1..).zip(choices.list(12, |choices| request(choices, now)));
     let requests = requests.map(|(id, request)| JobRequest { id, ..request });
     let agent_pool = Arc::new(AgentPool {
         registrations,
@@ -78,7 +78,7 @@ fn snapshot(choices: &mut Choices<'_>, now: Timestamp) -> Snapshot {
             .collect(),
     };
     Snapshot {
-        pool,
+        pool: Arc::new(pool),
         cluster,
         look: look(choices, agent_pool, now),
     }
@@ -93,22 +93,33 @@ fn pool(choices: &mut Choices<'_>) -> Pool {
     let count = usize::from(1 + choices.below(3));
     let profile = |name: &&str| Profile {
         name: (*name).to_owned(),
-        capability: (*name != "base").then(|| (*name).to_owned()),
+        declared: (*name != "base")
+            .then_some((*name, ""))
+            .into_iter()
+            .collect(),
+        image: format!("{name}-image"),
         shape: format!("{name}-shape"),
+        ..Profile::default()
     };
+    let mut profiles: Vec<Profile> = PROFILES.iter().take(count).map(profile).collect();
+    profiles[0].min_agents = size(choices).min(max_agents);
+    if choices.flag() {
+        let last = profiles.len() - 1;
+        profiles[last].max_agents = Some(size(choices).max(1));
+    }
     Pool {
         agent_prefix: "web-agent-".to_owned(),
         placeholder_prefix: "web-placeholder-".to_owned(),
+        placeholder_suffix: ".mark".to_owned(),
         owner_mark: MARK.to_owned(),
         max_agents,
-        min_agents: size(choices).min(max_agents),
         ttl_idle: choices.option(|choices| {
             SignedDuration::from_secs(match choices.below(4) {
                 0 => i64::from(u32::MAX),
                 _ => i64::from(choices.byte()),
             })
         }),
-        profiles: PROFILES.iter().take(count).map(profile).collect(),
+        profiles,
         mode: [Mode::Active, Mode::Paused, Mode::Drained][usize::from(choices.below(3))],
         placeholders: choices.flag(),
         keep: Keep {
@@ -183,6 +194,10 @@ fn registration(choices: &mut Choices<'_>, id: i64, name: String, now: Timestamp
             6 => Some("cluster/ci/other".to_owned()),
             _ => Some(MARK.to_owned()),
         },
+        capabilities: Reported {
+            system: Arc::new(capabilities(choices)),
+            user: Arc::new(capabilities(choices)),
+        },
         online: choices.flag(),
         intake: match choices.below(4) {
             2 => Intake::Disabled,
@@ -196,17 +211,29 @@ fn registration(choices: &mut Choices<'_>, id: i64, name: String, now: Timestamp
     }
 }
 
-fn request(choices: &mut Choices<'_>) -> JobRequest {
+fn request(choices: &mut Choices<'_>, now: Timestamp) -> JobRequest {
     let demand = |choices: &mut Choices<'_>| choices.pick(&DEMANDS).unwrap_or_default().to_owned();
     JobRequest {
         id: 0,
         demands: choices.list(3, demand),
+        queued_at: choices.option(|choices| choices.time(now)),
+        matched: choices
+            .option(|choices| choices.list(3, |choices| 500 + i64::from(choices.below(8)))),
         reserved_agent: choices.option(|choices| match choices.below(12) {
             11 => choices.number(),
             10 => 500,
             near => 100 + i64::from(near),
         }),
     }
+}
+
+fn capabilities(choices: &mut Choices<'_>) -> Capabilities {
+    let pairs = choices.list(3, |choices| {
+        let name = choices.pick(&["java", "Node", "docker", "Agent.OS", "AZDO_RUNNER_IMAGE"]);
+        let value = choices.pick(&["", "20", "base-image", "java-image"]);
+        (name.unwrap_or_default(), value.unwrap_or_default())
+    });
+    pairs.into_iter().collect()
 }
 
 fn claim(choices: &mut Choices<'_>, now: Timestamp) -> Claim {

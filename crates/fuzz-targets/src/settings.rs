@@ -43,7 +43,8 @@ pub(crate) fn runner_pools(data: &[u8]) {
         }
     };
     assert!(violations.is_empty(), "{violations:?}");
-    assert!(!wishes.profiles.is_empty() && wishes.min_agents <= wishes.max_agents);
+    let least = wishes.profiles.iter().map(|profile| profile.min_agents);
+    assert!(!wishes.profiles.is_empty() && least.sum::<u32>() <= wishes.max_agents);
     for profile in &wishes.profiles {
         let pod = decode::built_pod(&pool, CLUSTER, 7, profile);
         let mut pod: Pod = serde_json::from_value(json!(pod)).expect("what is written is readable");

@@ -3,7 +3,7 @@
 //!
 //! Passes and webhooks use the functions behind these; here they can be called without a cluster.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use api::RunnerPool;
 use azure_devops::{TaskAgent, TaskAgentJobRequest};
@@ -41,7 +41,7 @@ pub fn claim(claim: &PersistentVolumeClaim, pool: &RunnerPool) -> Option<planner
 }
 
 /// A RunnerPool's wishes; or all that is wrong with its spec, as one text.
-pub fn wishes(pool: &RunnerPool, cluster: &str) -> Result<planner::Pool, String> {
+pub fn wishes(pool: &RunnerPool, cluster: &str) -> Result<Arc<planner::Pool>, String> {
     reconcile::resolve(pool, cluster).map(|resolved| resolved.wishes)
 }
 

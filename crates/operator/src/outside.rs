@@ -107,6 +107,14 @@ pub trait Outside: Sync {
         agent: &NewAgent,
     ) -> impl Future<Output = Result<TaskAgent, azure_devops::Error>> + Send;
 
+    /// Registers an agent without a key in place of the one that has the id.
+    fn replace_agent(
+        &self,
+        pool_id: i64,
+        agent_id: i64,
+        agent: &NewAgent,
+    ) -> impl Future<Output = Result<TaskAgent, azure_devops::Error>> + Send;
+
     /// Takes note of an action that took effect.
     fn done(&self, planned: &Planned);
 }
@@ -268,6 +276,17 @@ impl Outside for Services<'_> {
         self.azure_devops.add_agent(pool_id, agent).await
     }
 
+    async fn replace_agent(
+        &self,
+        pool_id: i64,
+        agent_id: i64,
+        agent: &NewAgent,
+    ) -> Result<TaskAgent, azure_devops::Error> {
+        self.azure_devops
+            .replace_agent(pool_id, agent_id, agent)
+            .await
+    }
+
     /// Logs what was done and, for agents, writes an event.
     fn done(&self, planned: &Planned) {
         let Planned { action, why } = planned;
@@ -300,6 +319,7 @@ impl Outside for Services<'_> {
                 return;
             }
             Action::AddPlaceholder { .. } => ("Registered placeholder", None),
+            Action::UpdatePlaceholder { .. } => ("Updated placeholder", None),
             Action::RemoveRegistration { .. } => ("Removed registration", None),
         };
         let (namespace, pool, agent) = (&self.key.namespace, &self.key.name, action.subject());

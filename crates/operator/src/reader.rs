@@ -4,14 +4,16 @@
 //! whatever happens in Kubernetes is planned upon with the last look.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use azure_devops::{Class, Client, Error, TaskAgent, TaskAgentJobRequest, TaskAgentStatus};
 use jiff::{SignedDuration, Timestamp};
-use planner::{AgentPool, Intake, JobRequest, KnownLook, Look, Registration};
+use planner::{
+    AgentPool, Capabilities, Intake, JobRequest, KnownLook, Look, Registration, Reported,
+};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::mirror::PoolKey;
@@ -60,6 +62,7 @@ pub(crate) enum Write {
     Disabled(i64),
     Removed(i64),
     Added(Registration),
+    Updated(i64, Reported),
 }
 
 /// One agent pool seen through one credential.
@@ -174,6 +177,12 @@ impl Reader {
                     |agent: &&mut Registration| agent.id == *id && agent.intake == Intake::Enabled;
                 if let Some(agent) = seen.registrations.iter_mut().find(enabled) {
                     agent.intake = Intake::DisableSent;
+                }
+            }
+            Write::Updated(id, capabilities) => {
+                let mut agents = seen.registrations.iter_mut();
+                if let Some(agent) = agents.find(|agent| agent.id == *id) {
+                    agent.capabilities = capabilities.clone();
                 }
             }
             Write::Removed(id) => seen.registrations.retain(|agent| agent.id != *id),
@@ -407,10 +416,28 @@ pub(crate) fn agent_pool(agents: Vec<TaskAgent>, requests: Vec<TaskAgentJobReque
                 .map(|agent| agent.id)
                 .or(holders.get(&request.request_id).copied()),
             demands: request.demands,
+            queued_at: request.queue_time,
+            matched: request
+                .matched_agents
+                .map(|agents| agents.into_iter().map(|agent| agent.id).collect()),
         })
         .collect();
+    // Thousands of agents of one image report the same.
+    let mut shared = HashSet::new();
+    let mut share = |capabilities: &mut Arc<Capabilities>| match shared.get(capabilities) {
+        Some(known) => *capabilities = Arc::clone(known),
+        None => {
+            shared.insert(Arc::clone(capabilities));
+        }
+    };
+    let registrations = agents.into_iter().map(|agent| {
+        let mut registration = registration(agent);
+        share(&mut registration.capabilities.system);
+        share(&mut registration.capabilities.user);
+        registration
+    });
     AgentPool {
-        registrations: agents.into_iter().map(registration).collect(),
+        registrations: registrations.collect(),
         requests,
     }
 }
@@ -425,6 +452,10 @@ pub(crate) fn registration(agent: TaskAgent) -> Registration {
     let last = agent.last_completed_request.as_ref();
     Registration {
         owner_mark: mark(&agent.system_capabilities).or_else(|| mark(&agent.user_capabilities)),
+        capabilities: Reported {
+            system: Arc::new(Capabilities::of_agent(agent.system_capabilities)),
+            user: Arc::new(Capabilities::of_agent(agent.user_capabilities)),
+        },
         online: agent.status == TaskAgentStatus::Online,
         // Only an explicit `false` is taken for disabled.
         intake: if agent.enabled == Some(false) {

@@ -28,8 +28,6 @@ pub(crate) struct Subscription {
     pub(crate) generation: Option<i64>,
     pub(crate) interval: Duration,
     pub(crate) agent_pool: AgentPoolKey,
-    /// What its placeholders are named by.
-    pub(crate) placeholder_prefix: String,
     pub(crate) reader: Arc<Reader>,
 }
 
@@ -98,7 +96,6 @@ impl Subscriptions {
             generation: wanted.generation,
             interval: wanted.interval,
             agent_pool: wanted.agent_pool,
-            placeholder_prefix: wanted.placeholder_prefix.to_owned(),
             reader: reader.clone(),
         };
         let former = state
@@ -193,7 +190,6 @@ impl Subscriptions {
 /// What a RunnerPool wants to look at.
 pub(crate) struct Wanted<'a> {
     pub(crate) agent_pool: AgentPoolKey,
-    pub(crate) placeholder_prefix: &'a str,
     /// URL of the organization as the user wrote it.
     pub(crate) organization: &'a str,
     pub(crate) pool_name: &'a str,

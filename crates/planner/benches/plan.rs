@@ -7,7 +7,7 @@ use divan::{Bencher, black_box};
 use jiff::{SignedDuration, Timestamp};
 use planner::{
     AgentPool, Cluster, Intake, JobRequest, KnownLook, Look, Pod, PodPhase, Pool, Profile,
-    Registration, Snapshot, check, plan,
+    Registration, Reported, Snapshot, check, plan,
 };
 
 const SIZE: i64 = 10_000;
@@ -96,7 +96,7 @@ fn snapshot(shape: Shape) -> Snapshot {
     let registrations = agents.clone().filter(|i| !unregistered(i));
     let placeholders = (0..shape.profiles()).map(placeholder);
     Snapshot {
-        pool: pool(shape),
+        pool: Arc::new(pool(shape)),
         cluster: Cluster {
             pods: agents.map(|i| pod(shape, i)).collect(),
             ..Cluster::default()
@@ -123,15 +123,21 @@ fn pool(shape: Shape) -> Pool {
     };
     let profile = |i| Profile {
         name: format!("capability-{i}"),
-        capability: (i > 0).then(|| format!("capability-{i}")),
+        declared: (i > 0)
+            .then(|| (format!("capability-{i}"), ""))
+            .into_iter()
+            .collect(),
+        min_agents: if i == 0 && shape.is_mixed() { 5_000 } else { 0 },
+        image: "agent:1".into(),
         shape: current.into(),
+        ..Profile::default()
     };
     Pool {
         agent_prefix: "web-agent-".into(),
         placeholder_prefix: "web-placeholder-".into(),
+        placeholder_suffix: ".mark".into(),
         owner_mark: MARK.into(),
         max_agents: 10_000,
-        min_agents: if shape.is_mixed() { 5_000 } else { 0 },
         ttl_idle: None,
         profiles: (0..shape.profiles()).map(profile).collect(),
         mode: planner::Mode::Active,
@@ -173,6 +179,7 @@ fn registration(shape: Shape, i: i64) -> Registration {
         id: i,
         name: format!("web-agent-{i}"),
         owner_mark: Some(MARK.into()),
+        capabilities: Reported::default(),
         online: !mixed || i % 7 != 0,
         intake: if mixed && i % 11 == 0 {
             Intake::Disabled
@@ -191,6 +198,7 @@ fn placeholder(i: i64) -> Registration {
         id: 1_000_000 + i,
         name: format!("web-placeholder-capability-{i}"),
         owner_mark: Some(MARK.into()),
+        capabilities: Reported::default(),
         online: false,
         intake: Intake::Enabled,
         assigned: None,
@@ -210,6 +218,8 @@ fn request(shape: Shape, id: i64) -> JobRequest {
     JobRequest {
         id,
         demands,
+        queued_at: None,
+        matched: None,
         reserved_agent: None,
     }
 }

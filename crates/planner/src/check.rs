@@ -55,6 +55,18 @@ pub enum Breach {
         /// What would be changed.
         name: String,
     },
+    /// A change of what a live agent reported, or of a registration that is no placeholder.
+    AgentOverwritten {
+        /// The registration.
+        name: String,
+    },
+    /// More agents of a profile than its `maxAgents`.
+    AboveProfileMaximum {
+        /// The profile.
+        profile: String,
+        /// Agents there would be.
+        agents: usize,
+    },
     /// A deletion of the Pod of an agent that may be working, or its end declared.
     LivePodDeleted {
         /// The Pod.
@@ -93,6 +105,13 @@ impl fmt::Display for Breach {
                     "{name} would be changed although the RunnerPool is paused"
                 )
             }
+            Self::AgentOverwritten { name } => {
+                write!(f, "what {name} reported would be overwritten")
+            }
+            Self::AboveProfileMaximum { profile, agents } => write!(
+                f,
+                "there would be {agents} agents of profile {profile}, more than its maxAgents"
+            ),
             Self::LivePodDeleted { name } => write!(
                 f,
                 "the Pod {name} would be deleted although its agent may work"
@@ -117,11 +136,39 @@ pub fn check(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Vec<Breach> {
             breaches.push(Breach::NameInUse { name: name.clone() });
         }
     }
+    breaches.extend(above_maximum(snapshot, plan));
     let agents = facts.alive + created.len();
     if !created.is_empty() && agents > snapshot.pool.max_agents as usize {
         breaches.push(Breach::AboveMaximum { agents });
     }
     breaches
+}
+
+/// Profiles that would have more agents than they may.
+fn above_maximum(snapshot: &Snapshot, plan: &Plan) -> Vec<Breach> {
+    let mut agents: HashMap<&str, usize> = HashMap::new();
+    for planned in &plan.actions {
+        if let Action::CreateAgent { profile, .. } = &planned.action {
+            *agents.entry(profile).or_default() += 1;
+        }
+    }
+    for pod in &snapshot.cluster.pods {
+        if let Some(agents) = agents.get_mut(pod.profile.as_str())
+            && pod.phase.finished_at().is_none()
+        {
+            *agents += 1;
+        }
+    }
+    let profiles = snapshot.pool.profiles.iter();
+    let above = profiles.filter_map(|profile| {
+        let agents = *agents.get(profile.name.as_str())?;
+        let most = profile.max_agents? as usize;
+        (agents > most).then(|| Breach::AboveProfileMaximum {
+            profile: profile.name.clone(),
+            agents,
+        })
+    });
+    above.collect()
 }
 
 struct Facts<'a> {
@@ -218,6 +265,10 @@ impl<'a> Facts<'a> {
                 .deleting
                 .then(|| Breach::CreatedWhileEnding { name: name.clone() }),
             Action::Disable { agent_id, name } => self.foreign(*agent_id, name),
+            Action::UpdatePlaceholder { agent_id, name, .. } => self
+                .foreign(*agent_id, name)
+                .or_else(|| self.busy(*agent_id, name))
+                .or_else(|| self.agent_changed(*agent_id, name)),
             Action::RemoveRegistration { agent_id, name }
             | Action::Remove { agent_id, name, .. } => self
                 .without_look(name)
@@ -273,6 +324,16 @@ impl<'a> Facts<'a> {
         let dead = pod.is_none_or(|pod| pod.phase.finished_at().is_some()) && !registration.online;
         let seen_disabled = registration.intake == Intake::Disabled;
         (!seen_disabled && !dead).then(|| Breach::NotDisabled {
+            name: name.to_owned(),
+        })
+    }
+
+    /// What an agent itself reported must not be overwritten.
+    fn agent_changed(&self, agent_id: i64, name: &str) -> Option<Breach> {
+        let registration = self.registrations.get(&agent_id);
+        let online = registration.is_some_and(|registration| registration.online);
+        let placeholder = self.snapshot.pool.placeholder_of(name).is_some();
+        (online || !placeholder).then(|| Breach::AgentOverwritten {
             name: name.to_owned(),
         })
     }

@@ -4,23 +4,40 @@
 //! stands in the snapshot, and what could not be looked at stands there as unknown, never as empty.
 
 mod agents;
+pub mod assignment;
+mod capabilities;
 mod check;
+mod demand;
+mod learned;
+mod placeholders;
 mod plan;
+mod queue;
 mod remove;
 mod retry;
 mod scale;
 mod snapshot;
+mod supply;
 mod surplus;
 
 pub use agents::{Agent, AgentState};
+pub use capabilities::Capabilities;
 pub use check::{Breach, check};
-pub use plan::{Action, Plan, Planned, Shortage, Why, Withheld};
+pub use demand::Demand;
+pub use placeholders::{
+    ENV_DIGEST, ENV_IMAGE, Learned, PLACEHOLDER_VERSION, placeholder_capabilities,
+};
+pub use plan::{Action, Lacking, Plan, Planned, Shortage, Unserved, Why, Withheld};
 pub use snapshot::{
     AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Mode, Pod,
-    PodPhase, Pool, Profile, Registration, Snapshot, Waiting,
+    PodPhase, Pool, Profile, Registration, Reported, Snapshot, Waiting,
 };
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
+use learned::Taught;
+use placeholders::Placeholders;
+use queue::Queue;
 
 /// How long an idle agent that no queued job needs is kept before it is taken back, when it is not `ttlIdleSeconds`
 /// that says so. Long enough that a job which is queued at that moment finds it, short beside the start of a Pod.
@@ -55,16 +72,28 @@ pub const CLAIM_GRACE: SignedDuration = SignedDuration::from_secs(10);
 /// How long an agent whose container runs may take to come online before it no longer counts as one that is starting.
 pub const STARTUP_WINDOW: SignedDuration = SignedDuration::from_mins(10);
 
+/// How long a job is left to an idle agent of somebody else that has what it demands. One that has not taken it by then
+/// will not: it may be kept from it by something that no list tells.
+pub const STRANGER_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+
 /// What to do now, why, and why not more. Equal input gives an equal plan, and the plan after a carried-out plan is
 /// empty as soon as the snapshot shows its effects.
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let agents = agents::join(snapshot, now);
-    let queued = scale::queued(snapshot);
     let failures = retry::Failures::of(&snapshot.pool, &agents, now);
     let mut plan = Plan::default();
-    remove::plan(snapshot, &agents, &queued, &failures, now, &mut plan);
-    if !snapshot.pool.deleting {
-        scale::plan(snapshot, &agents, &queued, &failures, &mut plan);
+    let known = Known::of(snapshot, &agents);
+    let queue = known.as_ref().map_or_else(Queue::default, |known| {
+        queue::queue(snapshot, &agents, &failures, known, now, &mut plan)
+    });
+    remove::plan(snapshot, &agents, &queue.jobs, &failures, now, &mut plan);
+    if let Some(known) = &known {
+        let (placeholders, taught) = (&known.placeholders, &known.taught);
+        placeholders.plan(snapshot, known.look, taught, now, &mut plan);
+    }
+    if snapshot.pool.ends().is_none() {
+        scale::plan(snapshot, &agents, &queue.jobs, &failures, &mut plan);
+        plan.unserved = queue.unserved;
     }
     if snapshot.pool.is_paused() {
         plan.pause();
@@ -72,6 +101,32 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     plan.finished = snapshot.pool.deleting && remove::nothing_left(snapshot, &agents, now);
     plan.agents = agents.into_values().collect();
     plan
+}
+
+/// What is read out of a look once, for all rules. There is none when Azure DevOps could not be looked at: neither demand
+/// nor knowledge is invented.
+pub(crate) struct Known<'a> {
+    pub(crate) look: &'a KnownLook,
+    pub(crate) placeholders: Placeholders<'a>,
+    pub(crate) taught: Taught<'a>,
+}
+
+impl<'a> Known<'a> {
+    fn of(snapshot: &'a Snapshot, agents: &'a BTreeMap<u32, Agent>) -> Option<Self> {
+        match &snapshot.look {
+            Look::Known(look) => Some(Self {
+                look,
+                placeholders: Placeholders::of(snapshot, look),
+                taught: Taught::by(agents),
+            }),
+            Look::Unknown { .. } => None,
+        }
+    }
+}
+
+/// Kubernetes tells times in whole seconds; a time in the same second may be after the look.
+pub(crate) fn whole_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// A time so much later, or the end of time: times come from outside, and may be any.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::Agent;
+use crate::{Agent, Reported};
 
 /// What to do, why, and why not more.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,8 +13,10 @@ pub struct Plan {
     pub actions: Vec<Planned>,
     /// What was considered and left alone.
     pub withheld: Vec<Withheld>,
-    /// Jobs that get no agent.
+    /// Jobs that get no agent now.
     pub shortage: Option<Shortage>,
+    /// Jobs that nothing of ours can serve, oldest first.
+    pub unserved: Vec<Unserved>,
     /// When to plan again at the latest, if nothing changes by then.
     pub next: Option<Timestamp>,
     /// The RunnerPool is being deleted and nothing of it is left.
@@ -102,8 +104,17 @@ pub enum Action {
     AddPlaceholder {
         /// Its name.
         name: String,
-        /// Name of its profile.
-        profile: String,
+        /// What it is to carry, besides the owner mark.
+        capabilities: Reported,
+    },
+    /// Change what a placeholder carries.
+    UpdatePlaceholder {
+        /// Id of its registration.
+        agent_id: i64,
+        /// Its name.
+        name: String,
+        /// What it is to carry, besides the owner mark.
+        capabilities: Reported,
     },
     /// Delete a registration alone: that of a placeholder, or of an agent whose Pod has ended and stays.
     RemoveRegistration {
@@ -126,6 +137,7 @@ impl Action {
             | Self::DeleteClaim { name, .. }
             | Self::MarkPod { name, .. }
             | Self::AddPlaceholder { name, .. }
+            | Self::UpdatePlaceholder { name, .. }
             | Self::RemoveRegistration { name, .. } => name,
         }
     }
@@ -140,6 +152,7 @@ impl Action {
             Self::DeleteClaim { .. } => "delete claim",
             Self::MarkPod { .. } => "mark Pod",
             Self::AddPlaceholder { .. } => "add placeholder",
+            Self::UpdatePlaceholder { .. } => "update placeholder",
             Self::RemoveRegistration { .. } => "remove registration",
         }
     }
@@ -154,13 +167,47 @@ pub struct Withheld {
     pub why: Why,
 }
 
-/// Jobs that get no agent because the RunnerPool may have no more.
+/// Jobs that get no agent because the RunnerPool, or their profile, may have no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
     /// Agents that would have been created.
     pub wanted: u32,
     /// Of these, how many are created.
     pub granted: u32,
+}
+
+/// A queued job that nothing of ours can serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unserved {
+    /// The request.
+    pub request: i64,
+    /// What keeps it from an agent.
+    pub lacking: Lacking,
+}
+
+/// What no agent of ours has. Displays as a fragment that goes on after "as".
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lacking {
+    /// Demands as Azure DevOps writes them.
+    pub demands: Vec<String>,
+    /// Each is met by some profile, and no profile meets all of them.
+    pub together: bool,
+    /// A profile that declares what is demanded, although its agents do not report it.
+    pub unreported: Option<String>,
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let demands = self.demands.join(", ");
+        match (&self.unreported, self.together) {
+            (Some(profile), _) => write!(
+                f,
+                "the agents of profile {profile} do not report what it declares ({demands})"
+            ),
+            (None, true) => write!(f, "no profile meets all of {demands}"),
+            (None, false) => write!(f, "no profile meets {demands}"),
+        }
+    }
 }
 
 /// Why something is done, or not done. Displays as a fragment that goes on after "because".
@@ -209,7 +256,9 @@ pub enum Why {
     Kept,
     /// Its profile has none.
     PlaceholderMissing,
-    /// Its profile is gone.
+    /// It carries something else than its profile's agents have.
+    PlaceholderOutdated,
+    /// No profile needs it.
     ProfileGone,
     /// There are to be no placeholders.
     PlaceholdersDisabled,
@@ -265,7 +314,10 @@ impl fmt::Display for Why {
             Self::PlaceholderMissing => {
                 f.write_str("without a registered agent Azure DevOps refuses jobs")
             }
-            Self::ProfileGone => f.write_str("the RunnerPool has no such profile any more"),
+            Self::PlaceholderOutdated => {
+                f.write_str("it carries something else than its profile's agents have")
+            }
+            Self::ProfileGone => f.write_str("no profile of the RunnerPool needs it"),
             Self::PlaceholdersDisabled => f.write_str("spec.placeholders is Disabled"),
             Self::Busy { request } => write!(f, "job request {request} is assigned to it"),
             Self::JobLost { request } => {

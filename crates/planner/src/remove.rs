@@ -1,18 +1,17 @@
-//! What is to go: agents that are not needed, outdated, ended or orphaned, their claims, and placeholders without a
-//! profile. A removal takes two looks: the first disables the agent, the second sees that it is disabled and free.
+//! What is to go: agents that are not needed, outdated, ended or orphaned, and their claims. A removal takes two looks: the first disables the agent, the second sees that it is disabled and free.
 
 use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 
 use crate::{
-    Action, Agent, AgentState, CLAIM_GRACE, Intake, JobRequest, KnownLook, Look, Plan, Pod,
-    PodPhase, Pool, Registration, Snapshot, Why,
-    agents::is_ours,
-    later,
+    Action, Agent, AgentState, CLAIM_GRACE, Intake, KnownLook, Look, Plan, Pod, PodPhase, Pool,
+    Registration, Snapshot, Why, later,
+    placeholders::Placeholders,
+    queue::QueuedJob,
     retry::{Failure, Failures, Patience, patience},
-    scale::{QueuedJob, whole_second},
     surplus::surplus,
+    whole_second,
 };
 
 pub(crate) fn plan(
@@ -57,7 +56,6 @@ pub(crate) fn plan(
         one(agent, unwanted, kept, failures, look, now, plan);
     }
     claims(snapshot, agents, now, plan);
-    placeholders(snapshot, look, now, plan);
 }
 
 /// Pods that ended and stay: the newest of each kind, by index. None where there are to be no agents.
@@ -247,7 +245,7 @@ fn gone(
     }
 }
 
-fn disable(registration: &Registration, why: Why, plan: &mut Plan) {
+pub(crate) fn disable(registration: &Registration, why: Why, plan: &mut Plan) {
     if registration.intake == Intake::Enabled {
         plan.act(
             Action::Disable {
@@ -273,7 +271,13 @@ fn delete_pod(pod: &Pod, why: Why, look: &KnownLook, now: Timestamp, plan: &mut 
 }
 
 /// A removal relies on what the look saw, so an old look does not do.
-fn act_if_fresh(removal: Action, why: Why, look: &KnownLook, now: Timestamp, plan: &mut Plan) {
+pub(crate) fn act_if_fresh(
+    removal: Action,
+    why: Why,
+    look: &KnownLook,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     if now > look.fresh_until {
         plan.withhold(removal.subject(), Why::AwaitingLook);
     } else {
@@ -320,66 +324,6 @@ fn claims(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>, now: Timestamp, pl
     }
 }
 
-/// Placeholders of ours that no profile has.
-fn placeholders(snapshot: &Snapshot, look: &KnownLook, now: Timestamp, plan: &mut Plan) {
-    let pool = &snapshot.pool;
-    let profiles: HashSet<&str> = pool
-        .profiles
-        .iter()
-        .map(|profile| profile.name.as_str())
-        .collect();
-    for registration in placeholders_of(snapshot, look) {
-        let wanted = pool
-            .placeholder_of(&registration.name)
-            .is_some_and(|profile| profiles.contains(profile));
-        let why = match (pool.deleting, wanted) {
-            (true, _) => Why::Deleting,
-            (false, _) if !pool.placeholders => Why::PlaceholdersDisabled,
-            (false, false) => Why::ProfileGone,
-            (false, true) => continue,
-        };
-        remove_placeholder(snapshot, registration, why, look, now, plan);
-    }
-}
-
-/// A placeholder has no session and no job, unless somebody runs an agent in its place: then it goes as an agent does.
-fn remove_placeholder(
-    snapshot: &Snapshot,
-    registration: &Registration,
-    why: Why,
-    look: &KnownLook,
-    now: Timestamp,
-    plan: &mut Plan,
-) {
-    let reserved = |request: &&JobRequest| request.reserved_agent == Some(registration.id);
-    let request = registration.assigned.or_else(|| {
-        let requests = look.agent_pool.requests.iter().filter(reserved);
-        requests.map(|request| request.id).min()
-    });
-    let (agent_id, name) = (registration.id, registration.name.clone());
-    let mut pods = snapshot.cluster.pods.iter();
-    let runs = pods.any(|pod| pod.name == name && pod.phase.finished_at().is_none());
-    match (request, registration.online || runs, registration.intake) {
-        (Some(request), ..) => plan.withhold(&name, Why::Busy { request }),
-        (None, true, Intake::Enabled) => disable(registration, why, plan),
-        (None, true, Intake::DisableSent) => plan.withhold(&name, Why::AwaitingLook),
-        (None, ..) => {
-            let remove = Action::RemoveRegistration { agent_id, name };
-            act_if_fresh(remove, why, look, now, plan);
-        }
-    }
-}
-
-fn placeholders_of<'a>(
-    snapshot: &'a Snapshot,
-    look: &'a KnownLook,
-) -> impl Iterator<Item = &'a Registration> {
-    let pool = &snapshot.pool;
-    look.agent_pool.registrations.iter().filter(|registration| {
-        pool.placeholder_of(&registration.name).is_some() && is_ours(pool, registration, None)
-    })
-}
-
 /// Whether nothing of a RunnerPool is left that its deletion has to wait for, as a look tells that is not old.
 pub(crate) fn nothing_left(
     snapshot: &Snapshot,
@@ -395,5 +339,5 @@ pub(crate) fn nothing_left(
         && last_pod_shows
         && agents.is_empty()
         && snapshot.cluster.claims.is_empty()
-        && placeholders_of(snapshot, look).next().is_none()
+        && Placeholders::of(snapshot, look).is_empty()
 }

@@ -1,16 +1,19 @@
 //! What a plan is made from.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::Why;
+use crate::{Capabilities, Why};
 
 /// Everything that a plan is made from.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// What the user wants.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
     /// What the cluster holds.
     pub cluster: Cluster,
     /// What Azure DevOps said.
@@ -24,15 +27,15 @@ pub struct Pool {
     pub agent_prefix: String,
     /// Placeholders are named by this prefix and their profile, as in `web-placeholder-base`.
     pub placeholder_prefix: String,
+    /// What follows when another RunnerPool, or a stranger, holds that name.
+    pub placeholder_suffix: String,
     /// What a registration of ours carries as proof.
     pub owner_mark: String,
     /// Most Pods that are not finished.
     pub max_agents: u32,
-    /// Agents that are kept without need.
-    pub min_agents: u32,
     /// How long an agent may be idle; `None`: agents above the minimum run one job.
     pub ttl_idle: Option<SignedDuration>,
-    /// Kinds of agents. The first serves every job that no other profile claims.
+    /// Kinds of agents. The first is the base, for jobs that demand nothing that another declares.
     pub profiles: Vec<Profile>,
     /// Whether agents come and go.
     pub mode: Mode,
@@ -66,12 +69,20 @@ pub enum Mode {
 }
 
 /// A kind of agent: an image and what it can do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Profile {
     /// Its name.
     pub name: String,
-    /// The demand whose jobs are served by this profile; `None` on the first.
-    pub capability: Option<String>,
+    /// Capabilities that the user says its agents have; an empty value stands for any.
+    pub declared: Capabilities,
+    /// Capabilities that its agents have for certain, as they come from the environment that they are given.
+    pub given: Capabilities,
+    /// Its image: what agents of another one can do says nothing of it.
+    pub image: String,
+    /// Agents that are kept without need.
+    pub min_agents: u32,
+    /// Most of its Pods that are not finished; `None`: as many as the RunnerPool may have.
+    pub max_agents: Option<u32>,
     /// Digest of the Pod that is made for it now.
     pub shape: String,
 }
@@ -237,6 +248,8 @@ pub struct Registration {
     pub name: String,
     /// The owner mark among its capabilities.
     pub owner_mark: Option<String>,
+    /// What it can do.
+    pub capabilities: Reported,
     /// Whether it has a session.
     pub online: bool,
     /// Whether it may get jobs.
@@ -249,6 +262,15 @@ pub struct Registration {
     pub last_finished: Option<Timestamp>,
     /// The last request that it had, if Azure DevOps gave it up as it heard no more of the agent.
     pub abandoned: Option<i64>,
+}
+
+/// What an agent can do. Agents that can do the same share what they report.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reported {
+    /// What it reported itself.
+    pub system: Arc<Capabilities>,
+    /// What was given to it in Azure DevOps.
+    pub user: Arc<Capabilities>,
 }
 
 /// Whether an agent may get jobs.
@@ -269,19 +291,23 @@ pub struct JobRequest {
     pub id: i64,
     /// Its demands as Azure DevOps writes them.
     pub demands: Vec<String>,
+    /// When it was queued; `None`: the service did not say.
+    pub queued_at: Option<Timestamp>,
+    /// Ids of the registrations that meet its demands, as the service sees it; `None`: it does not say.
+    pub matched: Option<Vec<i64>>,
     /// The agent that it is reserved for; `None`: it is queued.
     pub reserved_agent: Option<i64>,
 }
 
-impl JobRequest {
-    /// Whether one of its demands is for this capability, without regard to case.
-    pub fn demands_capability(&self, capability: &str) -> bool {
-        self.demands.iter().any(|demand| {
-            demand
-                .split_whitespace()
-                .next()
-                .is_some_and(|name| name.eq_ignore_ascii_case(capability))
-        })
+impl Cluster {
+    /// How many Pods of each profile are not finished.
+    pub(crate) fn alive_by_profile(&self) -> HashMap<&str, usize> {
+        let mut alive = HashMap::new();
+        let unfinished = |pod: &&Pod| pod.phase.finished_at().is_none();
+        for pod in self.pods.iter().filter(unfinished) {
+            *alive.entry(pod.profile.as_str()).or_default() += 1;
+        }
+        alive
     }
 }
 
@@ -300,20 +326,6 @@ impl Pool {
         self.mode == Mode::Paused && !self.deleting
     }
 
-    /// The profile whose agents serve a job: the first that it demands, else the first of all.
-    pub fn profile_of(&self, request: &JobRequest) -> Option<&Profile> {
-        let demanded = |profile: &&Profile| {
-            profile
-                .capability
-                .as_ref()
-                .is_some_and(|capability| request.demands_capability(capability))
-        };
-        self.profiles
-            .iter()
-            .find(demanded)
-            .or_else(|| self.profiles.first())
-    }
-
     /// The index in an agent's name; `None` for a name that we do not give.
     pub fn index_of(&self, name: &str) -> Option<u32> {
         let digits = name.strip_prefix(&self.agent_prefix)?;
@@ -321,9 +333,28 @@ impl Pool {
         digits.parse().ok().filter(|_| canonical)
     }
 
-    /// The profile in a placeholder's name; `None` for a name that we do not give.
+    /// Names that a profile's placeholder may have: the second one is for when somebody else holds the first.
+    pub fn placeholder_names(&self, profile: &str) -> [String; 2] {
+        let prefix = &self.placeholder_prefix;
+        [
+            format!("{prefix}{profile}"),
+            format!("{prefix}{profile}{}", self.placeholder_suffix),
+        ]
+    }
+
+    /// The profile in a placeholder's name, in either of its forms and in any case; `None` for a name that we do not give.
     pub fn placeholder_of<'a>(&self, name: &'a str) -> Option<&'a str> {
-        name.strip_prefix(&self.placeholder_prefix)
+        let (prefix, suffix) = (&self.placeholder_prefix, &self.placeholder_suffix);
+        let (start, profile) = name.split_at_checked(prefix.len())?;
+        if !start.eq_ignore_ascii_case(prefix) {
+            return None;
+        }
+        let plain = profile
+            .len()
+            .checked_sub(suffix.len())
+            .and_then(|end| profile.split_at_checked(end))
+            .filter(|(_, end)| end.eq_ignore_ascii_case(suffix));
+        Some(plain.map_or(profile, |(plain, _)| plain))
     }
 }
 

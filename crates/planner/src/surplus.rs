@@ -9,8 +9,10 @@ use crate::{
     Agent, AgentState, Hold, KnownLook, Plan, Pod, Pool, SURPLUS_GRACE, Snapshot, Why,
     agents::alive,
     later,
+    queue::QueuedJob,
     retry::{Failures, Patience, patience},
-    scale::{QueuedJob, missing_warm, whole_second},
+    scale::missing_warm,
+    whole_second,
 };
 
 /// Agents that nothing needs any more, by index. Per profile, the longest idle go first; agents of the minimum stay as
@@ -26,11 +28,15 @@ pub(crate) fn surplus(
 ) -> HashMap<u32, Why> {
     let pool = &snapshot.pool;
     let mut needed: HashMap<&str, usize> = HashMap::new();
-    for job in queued {
+    for job in queued.iter().filter(|job| job.place.needs_agent()) {
         *needed.entry(job.profile).or_default() += 1;
     }
     let mut surplus = HashMap::new();
-    let (mut kept_warm, mut staying) = (0, 0_usize);
+    let least = pool.profiles.iter();
+    let mut warm_left: HashMap<&str, usize> = least
+        .map(|profile| (profile.name.as_str(), profile.min_agents as usize))
+        .collect();
+    let mut staying = 0_usize;
     let (mut idle, mut idle_warm) = (Vec::new(), Vec::new());
     let (mut starting, mut unplaced) = (Vec::new(), Vec::new());
     for agent in agents.values() {
@@ -41,12 +47,11 @@ pub(crate) fn surplus(
             continue;
         }
         staying += 1;
-        let warm = pod.min_agent && kept_warm < pool.min_agents;
-        kept_warm += u32::from(warm);
+        let warm = pod.min_agent && take(&mut warm_left, &pod.profile);
         match agent.state {
             // Agents of the minimum stay, and serve a queued job as any other does.
             AgentState::Idle { .. } | AgentState::Starting
-                if warm && serve(&mut needed, &pod.profile) => {}
+                if warm && take(&mut needed, &pod.profile) => {}
             AgentState::Idle { since } if warm => idle_warm.push((since, agent.index)),
             AgentState::Starting if warm => {}
             AgentState::Idle { since } => idle.push((since, agent, pod)),
@@ -71,7 +76,7 @@ pub(crate) fn surplus(
     above_maximum -= too_many;
     // The one that worked last serves first: the others stay idle and become old enough to go.
     idle.reverse();
-    idle.retain(|(_, _, pod)| !serve(&mut needed, &pod.profile));
+    idle.retain(|(_, _, pod)| !take(&mut needed, &pod.profile));
     // Pods whose agent may already run serve before those that never ran, which can be taken back at once.
     starting.sort_by_key(|(agent, _)| (agent.never_ran(), agent.index));
     for (agent, pod) in starting {
@@ -80,7 +85,7 @@ pub(crate) fn surplus(
         if agent.never_ran() && above_maximum > 0 {
             above_maximum -= 1;
             surplus.insert(agent.index, Why::AboveMaximum);
-        } else if !serve(&mut needed, &pod.profile) && agent.never_ran() && made_before {
+        } else if !take(&mut needed, &pod.profile) && agent.never_ran() && made_before {
             surplus.insert(agent.index, Why::NotNeeded);
         }
     }
@@ -90,7 +95,7 @@ pub(crate) fn surplus(
         .filter_map(|agent| Some((agent, agent.pod.as_ref()?)))
     {
         if failures.stands(agent) {
-            serve(&mut needed, &pod.profile);
+            take(&mut needed, &pod.profile);
         }
     }
     needed.retain(|profile, _| !failures.hold_back(profile));
@@ -114,9 +119,8 @@ pub(crate) fn surplus(
     idle_warm.sort_unstable();
     let last = idle_warm.into_iter().take(give_way);
     surplus.extend(last.map(|(_, index)| (index, Why::NotNeeded)));
-    if let Some(first) = pool.profiles.first() {
-        let warm = missing_warm(snapshot, agents, failures) as usize;
-        *needed.entry(&first.name).or_default() += warm;
+    for (profile, warm) in missing_warm(snapshot, agents, failures) {
+        *needed.entry(profile).or_default() += warm as usize;
     }
     unplaced.retain(|(agent, _)| !surplus.contains_key(&agent.index));
     let going = agents.values().filter(|agent| is_going(agent)).count() + surplus.len();
@@ -190,9 +194,9 @@ fn is_going(agent: &Agent) -> bool {
     }
 }
 
-/// Takes one queued job of the profile, if there is one left.
-fn serve(needed: &mut HashMap<&str, usize>, profile: &str) -> bool {
-    match needed.get_mut(profile) {
+/// Takes one of what the profile has, if there is one left.
+fn take(left: &mut HashMap<&str, usize>, profile: &str) -> bool {
+    match left.get_mut(profile) {
         Some(count) if *count > 0 => {
             *count -= 1;
             true

@@ -144,7 +144,8 @@ fn counted(snapshot: &Snapshot, now: Timestamp, counters: &mut HashMap<String, C
     let queued = queued.filter(|job| job.reserved_agent.is_none()).count();
     let busy = look.agent_pool.requests.len() - queued;
     let wanted = u32::try_from(queued + busy).unwrap_or(u32::MAX);
-    let wanted = wanted.max(pool.min_agents).min(pool.max_agents);
+    let min_agents = pool.profiles.iter().map(|profile| profile.min_agents).sum();
+    let wanted = wanted.max(min_agents).min(pool.max_agents);
     let names: HashSet<&str> = snapshot
         .cluster
         .pods
@@ -163,7 +164,7 @@ fn counted(snapshot: &Snapshot, now: Timestamp, counters: &mut HashMap<String, C
     let missing = wanted.saturating_sub(counter.agents);
     let profile = pool.profiles.first().map(|profile| profile.name.clone());
     for (index, name) in free.take(usize::try_from(missing).unwrap_or_default()) {
-        let min_agent = counter.agents < pool.min_agents;
+        let min_agent = counter.agents < min_agents;
         plan.actions.push(Planned {
             action: Action::CreateAgent {
                 index,

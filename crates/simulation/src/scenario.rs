@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{ClaimTemplate, RunnerPool, RunnerPoolSpec, TerminatedPods};
+use api::{ClaimTemplate, ProfileSpec, RunnerPool, RunnerPoolSpec, TerminatedPods};
 use kube::ResourceExt as _;
 
 use crate::{
@@ -180,6 +180,7 @@ pub(crate) fn spec(random: &mut Random, agent_pools: usize) -> RunnerPoolSpec {
             }
         }
     }
+    let profiles = profiles(random, max_agents - min_agents);
     let mut pvcs = Vec::new();
     for (name, delete_with_agent) in [("work", true), ("cache", false)] {
         if random.permille(250) {
@@ -205,6 +206,7 @@ pub(crate) fn spec(random: &mut Random, agent_pools: usize) -> RunnerPoolSpec {
         poll_interval_seconds: *random.pick(&[5, 5, 5, 10, 30]),
         capability_aware,
         capability_images,
+        profiles,
         pvcs,
         terminated_pods: random.permille(250).then(|| TerminatedPods {
             keep_failed: u32::try_from(random.between(0, 2)).unwrap_or(0),
@@ -214,10 +216,81 @@ pub(crate) fn spec(random: &mut Random, agent_pools: usize) -> RunnerPoolSpec {
     }
 }
 
+/// Further kinds of agents.
+fn profiles(random: &mut Random, spare: u32) -> Vec<ProfileSpec> {
+    let mut profiles = Vec::new();
+    if random.permille(250) {
+        let capabilities = [
+            ("gpu", "a100"),
+            ("docker", "27.1"),
+            ("Mixed_Case", "Some value"),
+        ];
+        let min_agents = u32::try_from(random.between(0, 1)).unwrap_or(0).min(spare);
+        profiles.push(ProfileSpec {
+            name: "special".to_owned(),
+            capabilities: capabilities
+                .into_iter()
+                .filter(|_| random.permille(600))
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            image: random
+                .permille(500)
+                .then(|| "registry.example/agent:3".to_owned()),
+            min_agents,
+            max_agents: random
+                .permille(300)
+                .then(|| min_agents.max(u32::try_from(random.between(1, 3)).unwrap_or(1))),
+            ..ProfileSpec::default()
+        });
+    }
+    profiles
+}
+
 /// The demands of a job: what some profile offers, mostly.
 pub(crate) fn demands(random: &mut Random, offered: &[String]) -> Vec<String> {
+    let mut demands = Vec::new();
     if !offered.is_empty() && random.permille(350) {
-        return vec![random.pick(offered).clone()];
+        demands.push(random.pick(offered).clone());
+        if random.permille(150) {
+            demands.push(random.pick(offered).clone());
+        }
     }
-    Vec::new()
+    if random.permille(500) {
+        demands.push("Agent.Version -gtVersion 2.163.1".to_owned());
+    }
+    demands
+}
+
+/// What agents of an image can do, whatever their RunnerPool says: programs that they find.
+pub(crate) fn programs(image: &str) -> &'static [&'static str] {
+    match image {
+        "registry.example/agent:2" => &["make"],
+        "registry.example/agent:3" => &["make", "node"],
+        "registry.example/java:1" => &["java", "ant"],
+        "registry.example/node:1" => &["node"],
+        // The agents of `docker:1` have none, whatever `capabilityImages` promises.
+        _ => &[],
+    }
+}
+
+/// What agents of a profile truly can do, by names in lower case.
+pub(crate) fn capabilities(profile: &api::Profile<'_>) -> BTreeMap<String, String> {
+    let programs = programs(profile.image).iter().map(|name| (*name, ""));
+    let capabilities = profile.environment().chain(programs);
+    let lower = |(name, value): (&str, &str)| (name.to_lowercase(), value.to_lowercase());
+    capabilities.map(lower).collect()
+}
+
+/// Whether agents of such capabilities can run a job, by another way of reading demands than the operator's.
+pub(crate) fn can_run(capabilities: &BTreeMap<String, String>, demands: &[String]) -> bool {
+    demands.iter().all(|demand| {
+        let demand = demand.to_lowercase();
+        if demand.starts_with("agent.version ") {
+            return true;
+        }
+        match demand.split_once(" -equals ") {
+            Some((name, value)) => capabilities.get(name).is_some_and(|has| has == value),
+            None => capabilities.contains_key(&demand),
+        }
+    })
 }

@@ -39,6 +39,7 @@ pub(crate) enum Request {
     DisableAgent(i64, String),
     DeleteAgent(i64),
     AddAgent(Box<NewAgent>),
+    ReplaceAgent(i64, Box<NewAgent>),
 }
 
 /// What came back.
@@ -148,6 +149,16 @@ impl Wire {
         }
     }
 
+    async fn agent(&self, request: Request) -> Result<TaskAgent, azure_devops::Error> {
+        match self.ask(request).await {
+            Answer::Agent(answer) => answer.map(|agent| *agent),
+            other => Err(azure_devops::Error::Incomplete {
+                operation: "simulation",
+                detail: format!("{other:?} does not fit the request"),
+            }),
+        }
+    }
+
     async fn azure(&self, request: Request) -> Result<(), azure_devops::Error> {
         match self.ask(request).await {
             Answer::Azure(answer) => answer,
@@ -237,13 +248,17 @@ impl Outside for Wire {
         _pool_id: i64,
         agent: &NewAgent,
     ) -> Result<TaskAgent, azure_devops::Error> {
-        match self.ask(Request::AddAgent(Box::new(agent.clone()))).await {
-            Answer::Agent(answer) => answer.map(|agent| *agent),
-            other => Err(azure_devops::Error::Incomplete {
-                operation: "simulation",
-                detail: format!("{other:?} does not fit the request"),
-            }),
-        }
+        self.agent(Request::AddAgent(Box::new(agent.clone()))).await
+    }
+
+    async fn replace_agent(
+        &self,
+        _pool_id: i64,
+        agent_id: i64,
+        agent: &NewAgent,
+    ) -> Result<TaskAgent, azure_devops::Error> {
+        self.agent(Request::ReplaceAgent(agent_id, Box::new(agent.clone())))
+            .await
     }
 
     fn done(&self, planned: &Planned) {

@@ -82,17 +82,14 @@ pub struct AgentLine<'a> {
 }
 
 impl AgentLine<'_> {
-    /// Its capability of this name, which a user gave it (`true`) or which it reported.
-    pub fn capability(&self, name: &str, user: bool) -> Option<&str> {
+    /// Its capabilities, which a user gave it (`true`) or which it reported.
+    pub fn capabilities(&self, user: bool) -> impl Iterator<Item = (&str, &str)> {
         let capabilities = if user {
             &self.agent.user_capabilities
         } else {
             &self.agent.system_capabilities
         };
-        let mut pairs = capabilities.pairs();
-        pairs
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        capabilities.pairs()
     }
 }
 

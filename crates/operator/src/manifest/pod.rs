@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{PodTemplate, RunnerPool, SecurityContext, names};
+use api::{PodTemplateMetadata, Profile, RunnerPool, SecurityContext, names};
 use k8s_openapi::{
     DeepMerge as _,
     api::core::v1::{
@@ -73,28 +73,50 @@ pub(crate) struct Blueprint<'a> {
 
 /// Digest of what the RunnerPool describes for a profile, leaving out what differs from agent to agent.
 pub(crate) fn shape(pool: &RunnerPool, cluster: &str, profile: &str) -> String {
-    let blueprint = Blueprint {
-        pool,
-        cluster,
-        index: 0,
-        profile,
-        shape: "",
-        min_agent: false,
-        run_once: false,
-        attempt: 0,
-        without: &[],
-    };
+    let blueprint = Blueprint::any(pool, cluster, profile);
     let json = |value: Value| serde_json::to_vec(&value).expect("plain data always serialises");
     let mut text = json(json!(build(&blueprint).spec));
-    let template = pool.spec.pod_template.as_ref();
-    if let Some(metadata) = template.and_then(|template| template.metadata.as_ref()) {
-        text.extend(json(json!(metadata)));
+    for template in pool.spec.profile(profile).templates {
+        if let Some(metadata) = &template.metadata {
+            text.extend(json(json!(metadata)));
+        }
     }
     digest(&text)
 }
 
+/// What agents of a profile report for certain, as it stands in their environment. Values that come from elsewhere, as
+/// from a Secret, or are an agent's own are empty.
+pub(crate) fn given(pool: &RunnerPool, cluster: &str, profile: &str) -> planner::Capabilities {
+    const UNREPORTED: [&str; 3] = ["AZP_TOKEN", "AZP_AGENT_NAME", names::ENV_OWNER];
+    let pod = build(&Blueprint::any(pool, cluster, profile));
+    let containers = pod.spec.into_iter().flat_map(|spec| spec.containers);
+    let agent = containers.filter(|container| container.name == names::AGENT_CONTAINER);
+    let variables = agent.flat_map(|agent| agent.env.unwrap_or_default());
+    variables
+        .filter(|variable| !UNREPORTED.contains(&variable.name.as_str()))
+        .map(|variable| (variable.name, variable.value.unwrap_or_default()))
+        .collect()
+}
+
+impl<'a> Blueprint<'a> {
+    /// An agent of the profile, without what differs from agent to agent.
+    fn any(pool: &'a RunnerPool, cluster: &'a str, profile: &'a str) -> Self {
+        Self {
+            pool,
+            cluster,
+            index: 0,
+            profile,
+            shape: "",
+            min_agent: false,
+            run_once: false,
+            attempt: 0,
+            without: &[],
+        }
+    }
+}
+
 /// 64 bits of a digest, in hexadecimal: they tell the few shapes and Secrets of a RunnerPool apart.
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     let first = digest.as_ref().iter().take(8);
     first.fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
@@ -104,9 +126,12 @@ fn digest(bytes: &[u8]) -> String {
 pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
     let pool = blueprint.pool;
     let name = names::agent(pool.agent_base(), blueprint.index);
-    let template = pool.spec.pod_template.as_ref();
-    let metadata = template.and_then(|template| template.metadata.clone());
-    let metadata = metadata.unwrap_or_default();
+    let profile = pool.spec.profile(blueprint.profile);
+    let templates = profile.templates.iter();
+    let metadata: Vec<&PodTemplateMetadata> = templates
+        .filter_map(|template| template.metadata.as_ref())
+        .collect();
+    let own = |pairs: &BTreeMap<String, String>| pairs.clone().into_iter().collect::<Vec<_>>();
     let labels = [
         (names::LABEL_APP, names::APP.to_owned()),
         (names::LABEL_RUNNER_POOL, pool.name_any()),
@@ -129,20 +154,22 @@ pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
         metadata: ObjectMeta {
             namespace: pool.namespace(),
             labels: Some(
-                (metadata.labels.into_iter())
+                (metadata.iter().flat_map(|metadata| own(&metadata.labels)))
                     .chain(labels.map(|(key, value)| (key.to_owned(), value)))
                     .collect(),
             ),
             annotations: Some(
-                (metadata.annotations.into_iter())
-                    .chain((annotations.into_iter()).filter_map(|(key, value)| Some((key, value?))))
-                    .collect(),
+                (metadata
+                    .iter()
+                    .flat_map(|metadata| own(&metadata.annotations)))
+                .chain((annotations.into_iter()).filter_map(|(key, value)| Some((key, value?))))
+                .collect(),
             ),
             owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),
             name: Some(name.clone()),
             ..ObjectMeta::default()
         },
-        spec: Some(spec(blueprint, name)),
+        spec: Some(spec(blueprint, &profile, name)),
         status: None,
     }
 }
@@ -168,19 +195,21 @@ pub(crate) fn guards(guarded: bool) -> BTreeMap<String, Option<String>> {
 }
 
 /// What the operator wants, with what the user's template adds.
-fn spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
-    let mut spec = own_spec(blueprint, name);
-    let template = blueprint.pool.spec.pod_template.as_ref();
+fn spec(blueprint: &Blueprint<'_>, profile: &Profile<'_>, name: String) -> PodSpec {
+    let mut spec = own_spec(blueprint, profile, name);
     // One that cannot be read breaks a rule, and then no Pod is made.
-    if let Some(Ok(template)) = template.map(PodTemplate::pod_spec) {
+    for template in profile
+        .templates
+        .iter()
+        .filter_map(|template| template.pod_spec().ok())
+    {
         spec.merge_from(template);
     }
     spec
 }
 
-fn own_spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
+fn own_spec(blueprint: &Blueprint<'_>, profile: &Profile<'_>, name: String) -> PodSpec {
     let pool = blueprint.pool;
-    let template = pool.spec.pod_template.as_ref();
     let user = (pool.spec.security_context.clone()).or_else(|| {
         pool.spec
             .init_container
@@ -205,17 +234,17 @@ fn own_spec(blueprint: &Blueprint<'_>, name: String) -> PodSpec {
         .as_ref()
         .filter(|_| !mounts.is_empty());
     // The hook is a script for a POSIX shell.
-    let is_windows = template.is_some_and(PodTemplate::is_windows);
+    let is_windows = profile.is_windows();
     PodSpec {
         init_containers: init
             .zip(user.as_ref())
             .map(|(init, user)| vec![init_container(&init.image, user, &mounts)]),
         containers: vec![Container {
             name: names::AGENT_CONTAINER.into(),
-            image: Some(image(pool, blueprint.profile).to_owned()),
+            image: Some(profile.image.to_owned()),
             image_pull_policy: Some(pool.spec.image_pull_policy.as_str().into()),
             args: blueprint.run_once.then(|| vec!["--once".into()]),
-            env: Some(environment(blueprint, name)),
+            env: Some(environment(blueprint, profile, name)),
             volume_mounts: some(mounts.into_iter().chain(certificate_mounts(pool)).collect()),
             resources: Some(ResourceRequirements {
                 requests: quantities("100m", "256Mi"),
@@ -256,15 +285,6 @@ fn lifecycle() -> Lifecycle {
         }),
         ..Lifecycle::default()
     }
-}
-
-/// The image of a profile: `image` for the base, else the capability's.
-fn image<'a>(pool: &'a RunnerPool, profile: &str) -> &'a str {
-    pool.spec
-        .capability_images
-        .get(profile)
-        .filter(|_| profile != names::BASE)
-        .unwrap_or(&pool.spec.image)
 }
 
 fn some<T>(items: Vec<T>) -> Option<Vec<T>> {
@@ -380,7 +400,7 @@ fn init_container(image: &str, user: &SecurityContext, mounts: &[VolumeMount]) -
     }
 }
 
-fn environment(blueprint: &Blueprint<'_>, name: String) -> Vec<EnvVar> {
+fn environment(blueprint: &Blueprint<'_>, profile: &Profile<'_>, name: String) -> Vec<EnvVar> {
     let pool = blueprint.pool;
     let mark = names::owner_mark(
         blueprint.cluster,
@@ -420,7 +440,12 @@ fn environment(blueprint: &Blueprint<'_>, name: String) -> Vec<EnvVar> {
         value: env.value.clone(),
         value_from: env.value_from.clone(),
     });
-    own.into_iter().chain(extra).collect()
+    let users = &pool.spec.extra_env;
+    let capabilities = profile.environment();
+    // What the user sets says more.
+    let capabilities = capabilities.filter(|(name, _)| users.iter().all(|env| env.name != *name));
+    let capabilities = capabilities.map(|(name, value)| plain(name, value.to_owned()));
+    own.into_iter().chain(capabilities).chain(extra).collect()
 }
 
 /// What the operator keeps of a Pod.

@@ -12,7 +12,7 @@ use azure_devops::{Class, NewAgent};
 use futures::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Resource as _, ResourceExt as _, api::Preconditions};
-use planner::{Action, Breach, Plan, Planned};
+use planner::{Action, Breach, Capabilities, Plan, Planned, Reported};
 use serde_json::json;
 
 use super::{Finding, Identity, Known, observe::Observed};
@@ -133,6 +133,7 @@ fn speaks_to_azure(action: &Action) -> bool {
         Action::Disable { .. }
         | Action::Remove { .. }
         | Action::AddPlaceholder { .. }
+        | Action::UpdatePlaceholder { .. }
         | Action::RemoveRegistration { .. } => true,
         Action::CreateAgent { .. }
         | Action::DeletePod { .. }
@@ -238,7 +239,14 @@ impl<O: Outside> Actor<'_, O> {
                 request,
                 guarded,
             } => self.mark(name, uid, *request, *guarded).await,
-            Action::AddPlaceholder { name, profile } => self.add_placeholder(name, profile).await,
+            Action::AddPlaceholder { name, capabilities } => {
+                self.add_placeholder(name, capabilities).await
+            }
+            Action::UpdatePlaceholder {
+                agent_id,
+                name,
+                capabilities,
+            } => self.update_placeholder(*agent_id, name, capabilities).await,
             Action::RemoveRegistration { agent_id, name } => {
                 match self.delete_registration(*agent_id, name).await {
                     Ok(_) => End::Carried(Some(Write::Removed(*agent_id))),
@@ -588,21 +596,17 @@ impl<O: Outside> Actor<'_, O> {
         }
     }
 
-    async fn add_placeholder(&self, name: &str, profile: &str) -> End {
+    async fn add_placeholder(&self, name: &str, capabilities: &Reported) -> End {
         let Some(pool_id) = self.observed.pool_id else {
             return End::PutOff("the agent pool's id is not known");
         };
-        let agent = placeholder(
-            self.pool,
-            &self.observed.snapshot.pool.owner_mark,
-            name,
-            profile,
-        );
+        let agent = self.placeholder(name, capabilities);
         match self.outside.add_agent(pool_id, &agent).await {
             Ok(added) => {
                 let mut registration = reader::registration(added);
                 // The answer need not repeat what was sent.
                 registration.owner_mark = Some(self.observed.snapshot.pool.owner_mark.clone());
+                registration.capabilities = capabilities.clone();
                 End::Carried(Some(Write::Added(registration)))
             }
             Err(error) if error.class() == Class::Conflict => {
@@ -611,6 +615,43 @@ impl<O: Outside> Actor<'_, O> {
             Err(error) => {
                 self.refused_by_azure(&format!("register the placeholder {name}"), &error)
             }
+        }
+    }
+
+    async fn update_placeholder(&self, agent_id: i64, name: &str, capabilities: &Reported) -> End {
+        let Some(pool_id) = self.observed.pool_id else {
+            return End::PutOff("the agent pool's id is not known");
+        };
+        let agent = self.placeholder(name, capabilities);
+        match self.outside.replace_agent(pool_id, agent_id, &agent).await {
+            Ok(_) => End::Carried(Some(Write::Updated(agent_id, capabilities.clone()))),
+            Err(error) if error.class() == Class::NotFound => {
+                End::Carried(Some(Write::Removed(agent_id)))
+            }
+            Err(error) if error.class() == Class::Conflict => {
+                End::PutOff("Azure DevOps keeps the placeholder as it is for now")
+            }
+            Err(error) => self.refused_by_azure(&format!("update the placeholder {name}"), &error),
+        }
+    }
+
+    /// A registration that is never online, with the owner mark.
+    fn placeholder(&self, name: &str, capabilities: &Reported) -> NewAgent {
+        let pairs = |capabilities: &Capabilities| -> BTreeMap<String, String> {
+            let pairs = capabilities.iter();
+            pairs
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect()
+        };
+        let mut user = pairs(&capabilities.user);
+        let mark = self.observed.snapshot.pool.owner_mark.clone();
+        user.insert(names::ENV_OWNER.to_owned(), mark);
+        NewAgent {
+            name: name.to_owned(),
+            version: planner::PLACEHOLDER_VERSION.into(),
+            os_description: "Placeholder: lets jobs wait while there is no agent".into(),
+            system_capabilities: pairs(&capabilities.system),
+            user_capabilities: user,
         }
     }
 
@@ -635,46 +676,6 @@ impl<O: Outside> Actor<'_, O> {
 
     fn refused(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A registration that is never online: with every capability that is known of the agents it stands for, and a version
-/// above any that a job demands.
-fn placeholder(pool: &RunnerPool, owner_mark: &str, name: &str, profile: &str) -> NewAgent {
-    const VERSION: &str = "99.999.9";
-    let own = [
-        ("Agent.Version", VERSION),
-        ("Agent.OS", "Linux"),
-        ("AZP_URL", pool.spec.az_do_url.trim()),
-        ("AZP_POOL", pool.spec.pool.trim()),
-        ("AZP_CAPABILITY", profile),
-    ];
-    let mut capabilities: BTreeMap<String, String> = own
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
-    if profile != names::BASE {
-        capabilities.insert(profile.to_owned(), String::new());
-    }
-    // Agents report their environment; a value that comes from a Secret is nobody's business here.
-    let extra = pool
-        .spec
-        .extra_env
-        .iter()
-        .map(|env| (env.name.clone(), env.value.clone().unwrap_or_default()));
-    capabilities.extend(extra);
-    let template = pool.spec.pod_template.as_ref();
-    let template = template.and_then(|template| template.pod_spec().ok());
-    let containers = template.into_iter().flat_map(|pod| pod.containers);
-    let agent = containers.filter(|container| container.name == names::AGENT_CONTAINER);
-    let env = agent.flat_map(|agent| agent.env.unwrap_or_default());
-    capabilities.extend(env.map(|env| (env.name, env.value.unwrap_or_default())));
-    NewAgent {
-        name: name.to_owned(),
-        version: VERSION.into(),
-        os_description: "Placeholder: lets jobs wait while there is no agent".into(),
-        system_capabilities: capabilities,
-        user_capabilities: BTreeMap::from([(names::ENV_OWNER.to_owned(), owner_mark.to_owned())]),
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn gather(
         taken: taken(identity, &resolved.wishes, &subscription, known, &former),
     };
     let snapshot = Snapshot {
-        pool: resolved.wishes.clone(),
+        pool: Arc::clone(&resolved.wishes),
         cluster,
         look: outcome.look(),
     };
@@ -107,7 +107,7 @@ fn taken(
     taken.extend(former.iter().map(|pod| pod.pod.name.clone()));
     taken.extend(known.pods.gone_from(&identity.key));
     let prefix = &wishes.agent_prefix;
-    for (sibling, subscribed) in known
+    for (sibling, _) in known
         .subscriptions
         .siblings(&identity.key, &subscription.agent_pool)
     {
@@ -118,12 +118,6 @@ fn taken(
                 .chain(known.pods.doubted(&sibling))
                 .filter(|name| name.starts_with(prefix)),
         );
-        if subscribed.placeholder_prefix == wishes.placeholder_prefix {
-            let profiles = wishes.profiles.iter();
-            taken.extend(
-                profiles.map(|profile| format!("{}{}", wishes.placeholder_prefix, profile.name)),
-            );
-        }
     }
     taken
 }
@@ -185,7 +179,6 @@ pub(crate) fn wanted<'a>(
 ) -> Wanted<'a> {
     Wanted {
         agent_pool: resolved.agent_pool.clone(),
-        placeholder_prefix: &resolved.wishes.placeholder_prefix,
         organization: resolved.organization.as_str(),
         pool_name: &resolved.pool_name,
         token,

@@ -1,6 +1,6 @@
 //! Turns a spec into what the planner wants, or says what is wrong with it. Pure.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use api::{Mode, OrganizationUrl, Placeholders, RunnerPool, TerminatedPods, names};
 use jiff::SignedDuration;
@@ -17,7 +17,7 @@ pub(crate) struct Resolved {
     pub(crate) pool_name: String,
     pub(crate) secret: String,
     pub(crate) interval: Duration,
-    pub(crate) wishes: Pool,
+    pub(crate) wishes: Arc<Pool>,
 }
 
 /// The RunnerPool's wishes; or all violations of its spec, as one text.
@@ -36,12 +36,15 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
     let name = pool.name_any();
     let spec = &pool.spec;
     let pool_name = spec.pool.trim().to_owned();
+    let owner_mark = names::owner_mark(cluster, &pool.namespace().unwrap_or_default(), &name);
     let wishes = Pool {
         agent_prefix: names::agent_prefix(pool.agent_base()),
         placeholder_prefix: names::placeholder(pool.agent_base(), ""),
-        owner_mark: names::owner_mark(cluster, &pool.namespace().unwrap_or_default(), &name),
+        placeholder_suffix: names::placeholder_suffix(&manifest::pod::digest(
+            owner_mark.as_bytes(),
+        )),
+        owner_mark,
         max_agents: spec.max_agents,
-        min_agents: spec.min_agents,
         ttl_idle: (spec.ttl_idle_seconds > 0)
             .then(|| SignedDuration::from_secs(spec.ttl_idle_seconds.into())),
         profiles: profiles(pool, cluster),
@@ -63,7 +66,7 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
         pool_name,
         secret: spec.pat_secret_name.trim().to_owned(),
         interval: Duration::from_secs(spec.poll_interval_seconds.into()),
-        wishes,
+        wishes: Arc::new(wishes),
     })
 }
 
@@ -75,21 +78,17 @@ fn keep(terminated: TerminatedPods) -> Keep {
     }
 }
 
-/// The base image first, then one profile for each capability.
+/// The base first, then those that the spec lists, then one for each entry of `capabilityImages`.
 fn profiles(pool: &RunnerPool, cluster: &str) -> Vec<Profile> {
-    let profile = |name: &str, capability: Option<String>| Profile {
-        name: name.to_owned(),
-        capability,
-        shape: manifest::pod::shape(pool, cluster, name),
-    };
-    let capabilities = pool
-        .spec
-        .capability_images
-        .keys()
-        // The base has its image in the spec itself; an entry of that name in the map never had an effect.
-        .filter(|&capability| pool.spec.capability_aware && capability != names::BASE);
-    let capable = capabilities.map(|capability| profile(capability, Some(capability.clone())));
-    std::iter::once(profile(names::BASE, None))
-        .chain(capable)
-        .collect()
+    let profiles = pool.spec.all_profiles();
+    let profiles = profiles.iter().map(|profile| Profile {
+        name: profile.name.to_owned(),
+        declared: profile.capabilities.clone().into_iter().collect(),
+        given: manifest::pod::given(pool, cluster, profile.name),
+        image: profile.image.to_owned(),
+        min_agents: profile.min_agents,
+        max_agents: profile.max_agents,
+        shape: manifest::pod::shape(pool, cluster, profile.name),
+    });
+    profiles.collect()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use planner::{Action, AgentPool, Intake, Look, Plan, Pod, PodPhase, Snapshot};
+use planner::{Action, AgentPool, Intake, Look, Plan, Pod, PodPhase, Registration, Snapshot};
 
 use crate::world::{known, registration};
 
@@ -81,9 +81,21 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
                     (pod.request, pod.guarded) = (request, guarded);
                 }
             }
-            Action::AddPlaceholder { name, .. } => {
+            Action::AddPlaceholder { name, capabilities } => {
                 id += 1;
-                registrations.push(registration(id, &name));
+                registrations.push(Registration {
+                    capabilities,
+                    ..registration(id, &name)
+                });
+            }
+            Action::UpdatePlaceholder {
+                agent_id,
+                capabilities,
+                ..
+            } => {
+                for registration in registrations.iter_mut().filter(|r| r.id == agent_id) {
+                    registration.capabilities = capabilities.clone();
+                }
             }
             Action::RemoveRegistration { agent_id, .. } => {
                 registrations.retain(|registration| registration.id != agent_id);

@@ -11,6 +11,7 @@ use proptest::{collection::vec, prelude::*};
 
 use crate::{
     carry_out::{carry_out, look_again},
+    oracle::{Wants, queued, starving},
     random::{seen_snapshot, snapshot},
     world::{MARK, at, now},
 };
@@ -137,35 +138,6 @@ fn settle(mut snapshot: Snapshot, mut now: Timestamp) -> Result<(Snapshot, Plan,
     Err(last)
 }
 
-/// Per profile: queued jobs, and agents that will take them.
-fn unserved(snapshot: &Snapshot, plan: &Plan) -> usize {
-    let Look::Known(look) = &snapshot.look else {
-        return 0;
-    };
-    let pool = &snapshot.pool;
-    let queued: Vec<_> = look
-        .agent_pool
-        .requests
-        .iter()
-        .filter(|request| request.reserved_agent.is_none())
-        .filter_map(|request| pool.profile_of(request))
-        .collect();
-    let supply = |name: &str| {
-        plan.agents
-            .iter()
-            .filter(|agent| agent.pod.as_ref().is_some_and(|pod| pod.profile == name))
-            .filter(|agent| matches!(agent.state, AgentState::Starting | AgentState::Idle { .. }))
-            .count()
-    };
-    pool.profiles
-        .iter()
-        .map(|profile| {
-            let jobs = queued.iter().filter(|wanted| wanted.name == profile.name);
-            jobs.count().saturating_sub(supply(&profile.name))
-        })
-        .sum()
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -233,7 +205,7 @@ proptest! {
         let Ok((snapshot, empty, _)) = settle(snapshot, now()) else {
             return Err(TestCaseError::fail("it does not settle"));
         };
-        let missing = unserved(&snapshot, &empty);
+        let missing = starving(&snapshot, &empty);
         let orphans = empty.agents.iter().filter(|agent| agent.pod.is_none() && agent.is_alive());
         let full = alive(&snapshot) + orphans.count() >= snapshot.pool.max_agents as usize;
         prop_assert!(missing == 0 || full, "{} jobs starve\n{}\n{:#?}", missing, empty, empty.agents);
@@ -243,11 +215,8 @@ proptest! {
         };
         let demanded = empty.agents.iter().filter(idle).all(|agent| {
             let name = &agent.pod.as_ref().unwrap().profile;
-            let Look::Known(look) = &snapshot.look else { return false };
-            look.agent_pool.requests.iter().any(|request| {
-                request.reserved_agent.is_none()
-                    && snapshot.pool.profile_of(request).is_some_and(|profile| profile.name == *name)
-            })
+            let own = Wants::Profile(name.clone());
+            queued(&snapshot).iter().any(|wants| *wants == own || !matches!(wants, Wants::Profile(_)))
         });
         prop_assert!(missing == 0 || demanded, "an idle agent keeps a job from its room\n{}", empty);
     }

@@ -5,12 +5,15 @@
     reason = "a test fails by panicking, and says where"
 )]
 
+mod assignment;
 mod carry_out;
 mod control;
 mod deletion;
+mod demands;
 mod kept;
 mod laws;
 mod mode;
+mod oracle;
 mod placeholders;
 mod random;
 mod removal;

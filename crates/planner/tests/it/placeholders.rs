@@ -1,6 +1,6 @@
 //! Registrations that keep jobs queued while there is no agent.
 
-use planner::Why;
+use planner::{Registration, Why};
 
 use crate::world::{FOREIGN_MARK, agent, done, placeholder, registration, web, withheld};
 
@@ -61,21 +61,36 @@ fn it_does_not_go_while_a_job_is_assigned_or_may_be() {
 }
 
 #[test]
-fn those_of_strangers_are_left_alone() {
+fn those_of_strangers_are_left_alone_and_another_name_is_found() {
     for mark in [None, Some(FOREIGN_MARK)] {
-        let mut strangers = [placeholder("base"), placeholder("former")];
-        for stranger in &mut strangers {
-            stranger.owner_mark = mark.map(Into::into);
-        }
-        let [base, former] = strangers;
-        let world = web()
-            .without_registrations()
-            .registered(base)
-            .registered(former);
-        let plan = world.plan();
+        let strangers = |names: &[&str]| {
+            let mut world = web().without_registrations();
+            for name in names {
+                world = world.registered(Registration {
+                    owner_mark: mark.map(Into::into),
+                    name: (*name).into(),
+                    ..placeholder("base")
+                });
+            }
+            world
+        };
+        let one = strangers(&["WEB-placeholder-base", "web-placeholder-former"]);
+        assert_eq!(one.does(), ["add placeholder web-placeholder-base.mark"]);
+        let own = Registration {
+            name: "web-placeholder-base.mark".into(),
+            ..placeholder("base")
+        };
+        assert_eq!(one.clone().registered(own.clone()).does(), NOTHING);
+        let deleting = one.registered(own).deleting();
+        assert_eq!(
+            deleting.does(),
+            ["remove registration web-placeholder-base.mark"]
+        );
+        let both = strangers(&["web-placeholder-base", "web-placeholder-base.mark"]);
+        let plan = both.plan();
         assert_eq!(done(&plan), NOTHING);
         assert_eq!(withheld(&plan, "web-placeholder-base"), [&Why::NameTaken]);
-        assert_eq!(world.deleting().does(), NOTHING);
+        assert_eq!(both.deleting().does(), NOTHING);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use planner::{
     AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, Look, Mode, Pod, PodPhase, Pool,
-    Registration, Snapshot, Waiting,
+    Profile, Registration, Reported, Snapshot, Waiting,
 };
 use proptest::{collection::vec, option, prelude::*, sample::subsequence};
 
@@ -40,13 +40,20 @@ fn pool() -> impl Strategy<Value = Pool> {
             )| Pool {
                 agent_prefix: "web-agent-".into(),
                 placeholder_prefix: "web-placeholder-".into(),
+                placeholder_suffix: ".mark".into(),
                 owner_mark: MARK.into(),
                 max_agents,
-                min_agents: min_agents.min(max_agents),
                 ttl_idle: ttl.map(jiff::SignedDuration::from_secs),
                 profiles: PROFILES[..profiles]
                     .iter()
-                    .map(|&name| profile(name, (name != "base").then_some(name)))
+                    .map(|&name| Profile {
+                        min_agents: if name == "base" {
+                            min_agents.min(max_agents)
+                        } else {
+                            0
+                        },
+                        ..profile(name, (name != "base").then_some(name))
+                    })
                     .collect(),
                 mode,
                 keep: Keep { failed, succeeded },
@@ -160,6 +167,7 @@ fn registration(id: i64, name: String) -> impl Strategy<Value = Registration> {
                 id,
                 name: name.clone(),
                 owner_mark,
+                capabilities: Reported::default(),
                 online,
                 intake,
                 assigned,
@@ -238,6 +246,8 @@ fn requests() -> impl Strategy<Value = Vec<JobRequest>> {
             .map(|((demands, reserved_agent), id)| JobRequest {
                 id,
                 demands: demands.into_iter().map(Into::into).collect(),
+                queued_at: None,
+                matched: None,
                 reserved_agent,
             })
             .collect()
@@ -283,7 +293,7 @@ fn snapshot_seen(seen: impl Strategy<Value = Seen>) -> impl Strategy<Value = Sna
                 last,
             };
             Snapshot {
-                pool,
+                pool: Arc::new(pool),
                 cluster: Cluster {
                     pods,
                     claims,

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    Action, AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Mode, Plan,
-    Pod, PodPhase, Pool, Profile, Registration, Snapshot, Waiting, Why, check, plan,
+    Action, AgentPool, Capabilities, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook,
+    Learned, Look, Mode, Plan, Pod, PodPhase, Pool, Profile, Registration, Reported, Snapshot,
+    Waiting, Why, check, placeholder_capabilities, plan,
 };
 
 pub(crate) const MARK: &str = "cluster/team/web";
@@ -30,9 +31,9 @@ pub(crate) fn web() -> World {
         pool: Pool {
             agent_prefix: "web-agent-".into(),
             placeholder_prefix: "web-placeholder-".into(),
+            placeholder_suffix: ".mark".into(),
             owner_mark: MARK.into(),
             max_agents: 10,
-            min_agents: 0,
             ttl_idle: None,
             profiles: vec![profile("base", None)],
             mode: Mode::Active,
@@ -52,16 +53,31 @@ pub(crate) fn web() -> World {
 pub(crate) fn profile(name: &str, capability: Option<&str>) -> Profile {
     Profile {
         name: name.into(),
-        capability: capability.map(Into::into),
+        declared: capability.map(|name| (name, "")).into_iter().collect(),
+        image: format!("{name}-image"),
         shape: format!("{name}-shape"),
+        ..Profile::default()
     }
 }
 
-pub(crate) fn placeholder(profile: &str) -> Registration {
-    registration(
-        9000 + i64::try_from(profile.len()).unwrap(),
-        &format!("web-placeholder-{profile}"),
-    )
+/// The placeholder of a profile that declares its own name, or nothing if it is the base.
+pub(crate) fn placeholder(name: &str) -> Registration {
+    placeholder_of(&profile(name, (name != "base").then_some(name)), None)
+}
+
+pub(crate) fn placeholder_of(
+    profile: &Profile,
+    learned: Option<&Arc<Capabilities>>,
+) -> Registration {
+    let learned = learned.map(|capabilities| Learned {
+        image: &profile.image,
+        capabilities,
+    });
+    let id = 9000 + i64::try_from(profile.name.len()).unwrap();
+    Registration {
+        capabilities: placeholder_capabilities(profile, learned),
+        ..registration(id, &format!("web-placeholder-{}", profile.name))
+    }
 }
 
 /// A registration of ours that is offline, enabled and free.
@@ -70,6 +86,7 @@ pub(crate) fn registration(id: i64, name: &str) -> Registration {
         id,
         name: name.into(),
         owner_mark: Some(MARK.into()),
+        capabilities: Reported::default(),
         online: false,
         intake: Intake::Enabled,
         assigned: None,
@@ -102,7 +119,7 @@ impl World {
     }
 
     pub(crate) fn min(mut self, agents: u32) -> Self {
-        self.pool.min_agents = agents;
+        self.pool.profiles[0].min_agents = agents;
         self
     }
 
@@ -152,10 +169,12 @@ impl World {
         self.job(request, &[], Some(agent))
     }
 
-    fn job(mut self, id: i64, demands: &[&str], reserved_agent: Option<i64>) -> Self {
+    pub(crate) fn job(mut self, id: i64, demands: &[&str], reserved_agent: Option<i64>) -> Self {
         self.agent_pool.requests.push(JobRequest {
             id,
             demands: demands.iter().map(|&demand| demand.into()).collect(),
+            queued_at: None,
+            matched: None,
             reserved_agent,
         });
         self
@@ -219,7 +238,7 @@ impl World {
             last,
         };
         Snapshot {
-            pool: self.pool.clone(),
+            pool: Arc::new(self.pool.clone()),
             cluster: self.cluster.clone(),
             look: match self.look {
                 Seen::At(seconds) => known(agent_pool, at(seconds)),
@@ -308,6 +327,7 @@ fn sentence(action: &Action) -> String {
             format!("mark {} {request} {guarded}", short(name))
         }
         Action::AddPlaceholder { name, .. } => format!("add placeholder {name}"),
+        Action::UpdatePlaceholder { name, .. } => format!("update placeholder {name}"),
         Action::RemoveRegistration { name, .. } => format!("remove registration {name}"),
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     clock::{MINUTE, Millis, SECOND, second},
     cluster::{Name, has_ended, owner},
     control::Control,
-    scenario::{AGENT_POOLS, Kind},
+    scenario::{AGENT_POOLS, Kind, programs},
 };
 
 /// An agent gives a sign of life this often; a real one polls for up to 50 s at a time.
@@ -57,8 +57,8 @@ pub(crate) struct Machine {
     pub(crate) owner: String,
     pub(crate) agent_pool: usize,
     pub(crate) agent: String,
-    mark: String,
-    profile: String,
+    /// What its agent reports.
+    capabilities: BTreeMap<String, String>,
     run_once: bool,
     pub(crate) node: usize,
     pub(crate) container: Container,
@@ -148,6 +148,23 @@ pub(crate) enum Step {
     GraceEnds,
 }
 
+/// What an agent reports: its environment, the programs of its image, and what every agent has.
+fn reported(container: Option<&k8s_openapi::api::core::v1::Container>) -> BTreeMap<String, String> {
+    let container = container.into_iter();
+    let environment = container
+        .clone()
+        .flat_map(|agent| agent.env.iter().flatten());
+    let environment = environment
+        .filter(|env| env.name != "AZP_TOKEN")
+        .map(|env| (env.name.clone(), env.value.clone().unwrap_or_default()));
+    let images = container.filter_map(|agent| agent.image.as_deref());
+    let programs = images.flat_map(programs);
+    let programs = programs.map(|name| ((*name).to_owned(), format!("/usr/bin/{name}")));
+    let own = [("Agent.OS", "Linux"), ("Agent.Version", "4.255.0")];
+    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    environment.chain(programs).chain(own).collect()
+}
+
 impl Simulation {
     /// A Pod was created: it is put on a node and starts.
     pub(crate) fn place(&mut self, pod: &Pod, pool: usize, maker: Maker) {
@@ -180,8 +197,7 @@ impl Simulation {
                 .position(|name| *name == pool_name)
                 .unwrap_or_default(),
             agent: variable("AZP_AGENT_NAME"),
-            mark: variable(api::names::ENV_OWNER),
-            profile: variable("AZP_CAPABILITY"),
+            capabilities: reported(*agent),
             run_once: agent.is_some_and(|agent| {
                 let mut args = agent.args.iter().flatten();
                 args.any(|arg| arg == "--once")
@@ -296,18 +312,10 @@ impl Simulation {
         let machine = &self.machines[number];
         let handle = self.handle(machine.agent_pool);
         let now = self.time();
-        let mut system = BTreeMap::from([
-            ("Agent.OS".to_owned(), "Linux".to_owned()),
-            (api::names::ENV_OWNER.to_owned(), machine.mark.clone()),
-            ("AZP_CAPABILITY".to_owned(), machine.profile.clone()),
-        ]);
-        if machine.profile != api::names::BASE {
-            system.insert(machine.profile.clone(), String::new());
-        }
         let agent = NewAgent {
             name: machine.agent.clone(),
             version: "4.255.0".to_owned(),
-            system_capabilities: system,
+            system_capabilities: machine.capabilities.clone(),
             user_capabilities: BTreeMap::new(),
         };
         let id = match self.world.agent_id(handle, &agent.name) {

@@ -85,12 +85,9 @@ impl AgentPoolState {
     }
 }
 
-/// The agents as the service lists them, with the one capability that the operator reads.
+/// The agents as the service lists them.
 fn agents(world: &World, handle: PoolHandle) -> Vec<TaskAgent> {
-    let mark = |value: Option<&str>| {
-        let mark = value.map(|value| (api::names::ENV_OWNER.to_owned(), value.to_owned()));
-        mark.into_iter().collect()
-    };
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     world
         .agent_lines(handle)
         .map(|agent| TaskAgent {
@@ -103,8 +100,8 @@ fn agents(world: &World, handle: PoolHandle) -> Vec<TaskAgent> {
                 TaskAgentStatus::Offline
             },
             created_on: Some(agent.created_on),
-            system_capabilities: mark(agent.capability(api::names::ENV_OWNER, false)),
-            user_capabilities: mark(agent.capability(api::names::ENV_OWNER, true)),
+            system_capabilities: agent.capabilities(false).map(owned).collect(),
+            user_capabilities: agent.capabilities(true).map(owned).collect(),
             assigned_request: agent.assigned.map(request),
             last_completed_request: agent.last_completed.map(|(id, finished)| {
                 TaskAgentJobRequest {
@@ -122,6 +119,7 @@ fn request(id: i64) -> TaskAgentJobRequest {
         request_id: id,
         demands: Vec::new(),
         reserved_agent: None,
+        matched_agents: None,
         result: None,
         queue_time: None,
         finish_time: None,

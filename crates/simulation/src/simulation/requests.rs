@@ -1,7 +1,7 @@
 //! The operator's requests on their way: how long each takes, whether it arrives, whether its answer comes back, and
 //! what it does to the models.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::RunnerPool;
 use azure_devops::{Error, TaskAgent, TaskAgentStatus};
@@ -65,7 +65,10 @@ impl Simulation {
     ) {
         let azure = matches!(
             ask.request,
-            Request::DisableAgent(..) | Request::DeleteAgent(_) | Request::AddAgent(_)
+            Request::DisableAgent(..)
+                | Request::DeleteAgent(_)
+                | Request::AddAgent(_)
+                | Request::ReplaceAgent(..)
         );
         let slow = self.troubles.is(if azure {
             Kind::AzureSlow
@@ -316,7 +319,7 @@ impl Simulation {
         let token = self.token_of(operator, pool);
         if let Some(error) = self.refuse_read(operator, token.as_deref(), &mut random) {
             return match request {
-                Request::AddAgent(_) => Answer::Agent(Err(error)),
+                Request::AddAgent(_) | Request::ReplaceAgent(..) => Answer::Agent(Err(error)),
                 _ => Answer::Azure(Err(error)),
             };
         }
@@ -338,33 +341,21 @@ impl Simulation {
             }
             Request::AddAgent(agent) => {
                 let name = agent.name.clone();
-                let added = self.world.register_agent(
-                    now,
-                    handle,
-                    NewAgent {
-                        name: agent.name,
-                        version: agent.version,
-                        system_capabilities: agent.system_capabilities,
-                        user_capabilities: agent.user_capabilities,
-                    },
-                );
+                let added = self.world.register_agent(now, handle, registration(*agent));
                 if let Ok(id) = added {
                     self.origins.insert(id, Origin::Placeholder(pool));
                 }
-                let shown = |id| {
-                    Box::new(TaskAgent {
-                        id,
-                        name,
-                        enabled: Some(true),
-                        status: TaskAgentStatus::Offline,
-                        created_on: Some(now),
-                        system_capabilities: std::collections::BTreeMap::new(),
-                        user_capabilities: std::collections::BTreeMap::new(),
-                        assigned_request: None,
-                        last_completed_request: None,
-                    })
-                };
+                let shown = |id| Box::new(shown(id, name, now));
                 Answer::Agent(added.map(shown).map_err(refused))
+            }
+            Request::ReplaceAgent(id, agent) => {
+                self.judge_update(pool, id);
+                let name = agent.name.clone();
+                let replaced =
+                    self.world
+                        .replace_registration(now, handle, id, registration(*agent));
+                let shown = |()| Box::new(shown(id, name, now));
+                Answer::Agent(replaced.map(shown).map_err(refused))
             }
             other => no_answer(&other, "not for Azure DevOps"),
         }
@@ -452,6 +443,30 @@ fn refused(refusal: Refusal) -> Error {
 }
 
 /// The operator gets no answer.
+fn registration(agent: azure_devops::NewAgent) -> NewAgent {
+    NewAgent {
+        name: agent.name,
+        version: agent.version,
+        system_capabilities: agent.system_capabilities,
+        user_capabilities: agent.user_capabilities,
+    }
+}
+
+/// A registration in an answer, which need not repeat what was sent.
+fn shown(id: i64, name: String, now: jiff::Timestamp) -> TaskAgent {
+    TaskAgent {
+        id,
+        name,
+        enabled: Some(true),
+        status: TaskAgentStatus::Offline,
+        created_on: Some(now),
+        system_capabilities: BTreeMap::new(),
+        user_capabilities: BTreeMap::new(),
+        assigned_request: None,
+        last_completed_request: None,
+    }
+}
+
 fn no_answer(request: &Request, why: &str) -> Answer {
     match request {
         Request::CreatePod(_)
@@ -465,7 +480,7 @@ fn no_answer(request: &Request, why: &str) -> Answer {
             Answer::Kubernetes(Err(Failure::Other(why.into())))
         }
         Request::DisableAgent(..) | Request::DeleteAgent(_) => Answer::Azure(Err(transient(why))),
-        Request::AddAgent(_) => Answer::Agent(Err(transient(why))),
+        Request::AddAgent(_) | Request::ReplaceAgent(..) => Answer::Agent(Err(transient(why))),
     }
 }
 
@@ -509,6 +524,7 @@ impl std::fmt::Display for Shown<'_> {
             Request::DisableAgent(id, name) => write!(f, "disable agent {name} ({id})"),
             Request::DeleteAgent(id) => write!(f, "delete registration {id}"),
             Request::AddAgent(agent) => write!(f, "register placeholder {}", agent.name),
+            Request::ReplaceAgent(_, agent) => write!(f, "update placeholder {}", agent.name),
         }
     }
 }

@@ -31,7 +31,7 @@ impl Simulation {
             if !self.is_served(agent_pool) {
                 continue;
             }
-            for demand in self.offered(agent_pool) {
+            for demand in self.promised(agent_pool) {
                 self.queue_job(agent_pool, &[demand], MINUTE, false);
             }
             self.queue_job(agent_pool, &[], MINUTE, false);
@@ -49,8 +49,6 @@ impl Simulation {
         let end = self.now + bound + self.work_left();
         loop {
             self.until(self.now + LOOK);
-            self.cancel_what_not_all_offer();
-            self.settle();
             let left = self.unrest();
             if left.is_empty() {
                 return true;
@@ -99,7 +97,9 @@ impl Simulation {
             if !self.is_served(agent_pool) {
                 continue;
             }
-            for job in self.world.unfinished_jobs(state.handle) {
+            // What nobody can run waits for ever, and is in nobody's way.
+            let jobs = self.world.unfinished_jobs(state.handle);
+            for job in jobs.filter(|job| self.can_run(agent_pool, job.demands)) {
                 missing(format!(
                     "job {} with {:?} is {:?} in {}",
                     job.id, job.demands, job.outcome, AGENT_POOLS[agent_pool]
@@ -151,7 +151,9 @@ impl Simulation {
                     left.push((Breach::LeftOver, detail));
                 }
             }
-            let wanted = usize::try_from(pool.spec.min_agents).unwrap_or_default();
+            let profiles = pool.spec.all_profiles();
+            let wanted: u32 = profiles.iter().map(|profile| profile.min_agents).sum();
+            let wanted = usize::try_from(wanted).unwrap_or_default();
             if alive != wanted {
                 let breach = if alive > wanted {
                     Breach::LeftOver
@@ -196,21 +198,31 @@ impl Simulation {
             .filter_map(|machine| machine.registration)
             .collect();
         for (agent_pool, state) in self.agent_pools.iter().enumerate() {
-            let mut placeholders: BTreeMap<String, usize> = BTreeMap::new();
+            // Of each RunnerPool and profile, whoever holds the plain name.
+            let mut placeholders: BTreeMap<(String, String), usize> = BTreeMap::new();
             for pool in self.cluster.pools.values() {
                 if pool.spec.pool != AGENT_POOLS[agent_pool] {
                     continue;
                 }
-                let capabilities = pool.spec.capability_images.keys();
-                let capabilities = capabilities.filter(|_| pool.spec.capability_aware);
-                let profiles = capabilities.map(String::as_str).chain([names::BASE]);
-                for profile in profiles {
-                    placeholders.insert(names::placeholder(&pool.name_any(), profile), 0);
+                for profile in pool.spec.all_profiles() {
+                    let name = names::placeholder(&pool.name_any(), profile.name);
+                    placeholders.insert((key(pool).to_string(), name.to_lowercase()), 0);
                 }
             }
             for agent in self.world.agent_lines(state.handle) {
-                if let Some(found) = placeholders.get_mut(&agent.name.to_lowercase()) {
-                    *found += 1;
+                let name = agent.name.to_lowercase();
+                let mut given = agent.capabilities(true);
+                let owner = given.find(|(name, _)| *name == names::ENV_OWNER);
+                let owner = owner.and_then(|(_, mark)| mark.split_once('/'));
+                let plain = name.rsplit_once('.').map_or("", |(plain, _)| plain);
+                let of = |name: &str| Some((owner?.1.to_owned(), name.to_owned()));
+                let keys = [of(&name), of(plain)];
+                if let Some(key) = keys
+                    .into_iter()
+                    .flatten()
+                    .find(|key| placeholders.contains_key(key))
+                {
+                    *placeholders.entry(key).or_default() += 1;
                     continue;
                 }
                 if self.strangers.contains_key(&agent.id) {
@@ -220,11 +232,11 @@ impl Simulation {
                     left.push((Breach::LeftOver, format!("registration {}", agent.name)));
                 }
             }
-            for (name, count) in placeholders {
+            for ((pool, name), count) in placeholders {
                 if count != 1 {
                     left.push((
                         Breach::NotConverged,
-                        format!("there are {count} placeholders {name}"),
+                        format!("there are {count} placeholders {name} of {pool}"),
                     ));
                 }
             }

@@ -382,6 +382,7 @@ impl Simulation {
             1 => {
                 edited.spec.max_agents = other.max_agents;
                 edited.spec.min_agents = edited.spec.min_agents.min(other.max_agents);
+                edited.spec.profiles.clear();
             }
             2 => edited.spec.image = other.image,
             _ => edited.spec = other,

@@ -152,6 +152,15 @@ impl Simulation {
         }
     }
 
+    /// The operator changes what a registration carries: only a placeholder's, and only its own.
+    pub(crate) fn judge_update(&mut self, pool: usize, id: i64) {
+        let own = matches!(self.origins.get(&id), Some(Origin::Placeholder(of)) if *of == pool);
+        if !own {
+            let detail = format!("registration {id} overwritten");
+            self.book.fail(Breach::StrangerTouched, self.now, detail);
+        }
+    }
+
     /// The operator deletes a registration: what would be wrong with that.
     pub(crate) fn judge_removal(
         &self,

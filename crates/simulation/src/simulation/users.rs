@@ -1,13 +1,12 @@
 //! Users: jobs come, jobs are cancelled, RunnerPools come back, and garbage collection does its part.
 
-use api::RunnerPool;
-use azure_devops_simulator::{JobResult, JobSpec, Outcome};
+use azure_devops_simulator::{JobResult, JobSpec};
 use kube::api::Preconditions;
 
 use super::{Event, Simulation};
 use crate::{
     clock::{HOUR, Millis, SECOND},
-    scenario::{AGENT_POOLS, ORGANIZATION, demands},
+    scenario::{AGENT_POOLS, ORGANIZATION, can_run, capabilities, demands, programs},
 };
 
 impl Simulation {
@@ -43,29 +42,46 @@ impl Simulation {
         }
     }
 
-    /// Capabilities that RunnerPools offer in an agent pool now.
+    /// What users demand in an agent pool: what its RunnerPools declare, be it true or not, and what their agents have.
     pub(crate) fn offered(&self, agent_pool: usize) -> Vec<String> {
         let pools = self.cluster.pools.values();
-        let mut offered: Vec<String> = pools
-            .filter(|pool| pool.spec.pool == AGENT_POOLS[agent_pool] && pool.spec.capability_aware)
-            .flat_map(|pool| pool.spec.capability_images.keys().cloned())
-            .collect();
+        let pools = pools.filter(|pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
+        let mut offered = Vec::new();
+        for profile in pools.flat_map(|pool| pool.spec.all_profiles()) {
+            let names = profile.capabilities.keys().map(|name| (*name).to_owned());
+            offered.extend(names);
+            let values = profile.environment();
+            let values = values.filter(|(_, value)| !value.is_empty());
+            offered.extend(values.map(|(name, value)| format!("{name} -equals {value}")));
+            let programs = programs(profile.image).iter();
+            offered.extend(programs.map(|name| (*name).to_owned()));
+        }
         offered.sort();
         offered.dedup();
         offered
     }
 
-    /// What every RunnerPool of an agent pool offers. A job is not yet brought to the one that offers what it demands: the
-    /// others make agents of their own for it, in vain, and where these fill their maximum it may wait for ever.
-    fn offered_by_all(&self, agent_pool: usize) -> Vec<String> {
+    /// Demands that are declared and true, so that Azure DevOps queues them even if no agent ran yet.
+    pub(crate) fn promised(&self, agent_pool: usize) -> Vec<String> {
         let pools = self.cluster.pools.values();
         let pools = pools.filter(|pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
-        let offers = |pool: &RunnerPool, demand: &String| {
-            pool.spec.capability_aware && pool.spec.capability_images.contains_key(demand)
-        };
-        let mut offered = self.offered(agent_pool);
-        offered.retain(|demand| pools.clone().all(|pool| offers(pool, demand)));
-        offered
+        let profiles = pools.flat_map(|pool| pool.spec.all_profiles());
+        let mut promised: Vec<String> = profiles
+            .flat_map(|profile| profile.capabilities.into_keys())
+            .map(str::to_owned)
+            .filter(|name| self.can_run(agent_pool, std::slice::from_ref(name)))
+            .collect();
+        promised.sort();
+        promised.dedup();
+        promised
+    }
+
+    /// Whether some RunnerPool of an agent pool has agents that can run a job.
+    pub(crate) fn can_run(&self, agent_pool: usize, demands: &[String]) -> bool {
+        let pools = self.cluster.pools.values();
+        let pools = pools.filter(|pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
+        let mut profiles = pools.flat_map(|pool| pool.spec.all_profiles());
+        profiles.any(|profile| can_run(&capabilities(&profile), demands))
     }
 
     pub(crate) fn queue_job(
@@ -118,26 +134,6 @@ impl Simulation {
             .tell(self.now, "user", || format!("cancels job {job}"));
         let now = self.time();
         self.world.cancel_job(now, ORGANIZATION, job).is_ok()
-    }
-
-    /// Users cancel what not every RunnerPool of its agent pool offers: it might wait for ever.
-    pub(crate) fn cancel_what_not_all_offer(&mut self) {
-        for agent_pool in 0..self.agent_pools.len() {
-            let offered = self.offered_by_all(agent_pool);
-            let handle = self.handle(agent_pool);
-            let vain: Vec<i64> = self
-                .world
-                .unfinished_jobs(handle)
-                .filter(|job| job.outcome == Outcome::Queued)
-                .filter(|job| !job.demands.iter().all(|demand| offered.contains(demand)))
-                .map(|job| job.id)
-                .collect();
-            let now = self.time();
-            for job in vain {
-                // It may end in this very moment.
-                let _ = self.world.cancel_job(now, ORGANIZATION, job);
-            }
-        }
     }
 
     /// A RunnerPool that was deleted is created again, under the same name; as long as the former one is there, later.

@@ -1,0 +1,261 @@
+//! Placeholders: one registration that is never online for each profile, so that Azure DevOps queues the jobs that its
+//! agents would serve instead of refusing them. It carries what they can do, and so remembers it while there is none.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    Action, Capabilities, Intake, JobRequest, KnownLook, Plan, Pool, Profile, Registration,
+    Reported, Snapshot, Why,
+    agents::is_ours,
+    learned::Taught,
+    remove::{act_if_fresh, disable},
+};
+
+const VERSION: &str = "Agent.Version";
+
+/// Above every version that a job demands, so that a placeholder meets each such demand.
+pub const PLACEHOLDER_VERSION: &str = "99.999.9";
+
+/// Capability of a placeholder: the image whose agents reported what it carries.
+pub const ENV_IMAGE: &str = "AZDO_RUNNER_IMAGE";
+
+/// Capability of a placeholder: a digest of all that it carries, to see whether that is out of date.
+pub const ENV_DIGEST: &str = "AZDO_RUNNER_DIGEST";
+
+/// What agents of an image report.
+#[derive(Clone, Copy, Debug)]
+pub struct Learned<'a> {
+    /// The image.
+    pub image: &'a str,
+    /// What they report.
+    pub capabilities: &'a Arc<Capabilities>,
+}
+
+/// The placeholders that a look shows.
+pub(crate) struct Placeholders<'a> {
+    /// Ours, by the profile that they stand for.
+    ours: HashMap<&'a str, &'a Registration>,
+    /// Ours that stand for no profile.
+    idle: Vec<&'a Registration>,
+    /// Names that somebody else holds, in lower case.
+    held: HashSet<String>,
+}
+
+impl<'a> Placeholders<'a> {
+    pub(crate) fn of(snapshot: &'a Snapshot, look: &'a KnownLook) -> Self {
+        let pool = &snapshot.pool;
+        let mut found = Self {
+            ours: HashMap::new(),
+            idle: Vec::new(),
+            held: HashSet::new(),
+        };
+        for registration in &look.agent_pool.registrations {
+            let Some(name) = pool.placeholder_of(&registration.name) else {
+                continue;
+            };
+            if !is_ours(pool, registration, None) {
+                found.held.insert(registration.name.to_ascii_lowercase());
+                continue;
+            }
+            let mut profiles = pool.profiles.iter();
+            match profiles.find(|profile| profile.name.eq_ignore_ascii_case(name)) {
+                Some(profile) if !found.ours.contains_key(profile.name.as_str()) => {
+                    found.ours.insert(&profile.name, registration);
+                }
+                _ => found.idle.push(registration),
+            }
+        }
+        found
+    }
+
+    /// Whether there is none of ours.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ours.is_empty() && self.idle.is_empty()
+    }
+
+    /// What a profile's placeholder remembers, of whatever image.
+    pub(crate) fn remembered(&self, profile: &Profile) -> Option<Learned<'a>> {
+        let Reported { system, user } = &self.ours.get(profile.name.as_str())?.capabilities;
+        let image = user.get(ENV_IMAGE)?;
+        Some(Learned {
+            image,
+            capabilities: system,
+        })
+    }
+
+    /// Adds those that are missing, updates those that carry something else than they should, and removes those of no
+    /// profile.
+    pub(crate) fn plan(
+        &self,
+        snapshot: &Snapshot,
+        look: &KnownLook,
+        taught: &Taught<'_>,
+        now: Timestamp,
+        plan: &mut Plan,
+    ) {
+        let pool = &snapshot.pool;
+        let end = if pool.deleting {
+            Some(Why::Deleting)
+        } else if pool.placeholders {
+            None
+        } else {
+            Some(Why::PlaceholdersDisabled)
+        };
+        for profile in &pool.profiles {
+            match (self.ours.get(profile.name.as_str()), &end) {
+                (None, None) => self.add(pool, profile, taught, plan),
+                (Some(registration), None) => {
+                    self.keep(profile, registration, look, taught, plan);
+                }
+                (Some(registration), Some(why)) => {
+                    remove(snapshot, registration, why.clone(), look, now, plan);
+                }
+                (None, Some(_)) => {}
+            }
+        }
+        for registration in &self.idle {
+            let why = end.clone().unwrap_or(Why::ProfileGone);
+            remove(snapshot, registration, why, look, now, plan);
+        }
+    }
+
+    fn add(&self, pool: &Pool, profile: &Profile, taught: &Taught<'_>, plan: &mut Plan) {
+        let names = pool.placeholder_names(&profile.name);
+        let free = |name: &&String| !self.held.contains(&name.to_ascii_lowercase());
+        let Some(name) = names.iter().find(free) else {
+            plan.withhold(&names[0], Why::NameTaken);
+            return;
+        };
+        let action = Action::AddPlaceholder {
+            name: name.clone(),
+            capabilities: placeholder_capabilities(profile, taught.of(profile)),
+        };
+        plan.act(action, Why::PlaceholderMissing);
+    }
+
+    fn keep(
+        &self,
+        profile: &Profile,
+        registration: &Registration,
+        look: &KnownLook,
+        taught: &Taught<'_>,
+        plan: &mut Plan,
+    ) {
+        let carried = registration.capabilities.user.get(ENV_DIGEST);
+        let learned = match (taught.of(profile), self.remembered(profile)) {
+            // Agents of one image differ in values; what was learned first stays, or each would change it.
+            (Some(taught), Some(remembered))
+                if taught.image == remembered.image
+                    && of_image(profile, taught)
+                        .map(|(name, _)| name)
+                        .eq(of_image(profile, remembered).map(|(name, _)| name)) =>
+            {
+                Some(remembered)
+            }
+            // What another image can do stands until its own is known, or jobs would be refused meanwhile.
+            (taught, remembered) => taught.or(remembered),
+        };
+        if carried == Some(digest(profile, learned).as_str()) {
+            return;
+        }
+        // Somebody may run an agent in its place.
+        if !registration.online && request(look, registration).is_none() {
+            let action = Action::UpdatePlaceholder {
+                agent_id: registration.id,
+                name: registration.name.clone(),
+                capabilities: placeholder_capabilities(profile, learned),
+            };
+            plan.act(action, Why::PlaceholderOutdated);
+        }
+    }
+}
+
+/// All that the placeholder of a profile is to carry, but for the owner mark.
+pub fn placeholder_capabilities(profile: &Profile, learned: Option<Learned<'_>>) -> Reported {
+    let mut system = Capabilities::default();
+    let promised = profile.declared.iter().chain(profile.given.iter());
+    let mut user: Capabilities = promised.collect();
+    // Which of two of one name counts is not known, so there is one only.
+    if let Some(learned) = learned {
+        system.extend(of_image(profile, learned).map(|(_, capability)| capability));
+        user.remove_all(&system);
+        user.insert(ENV_IMAGE, learned.image);
+    } else {
+        // Most are, and jobs that demand it are not to be refused before an agent was seen.
+        system.insert("Agent.OS", "Linux");
+        system.remove_all(&user);
+    }
+    system.insert(VERSION, PLACEHOLDER_VERSION);
+    user.insert(ENV_DIGEST, digest(profile, learned));
+    Reported {
+        system: Arc::new(system),
+        user: Arc::new(user),
+    }
+}
+
+/// Digest of all that a placeholder is made from. Another one, as of another version of the operator, costs one request.
+fn digest(profile: &Profile, learned: Option<Learned<'_>>) -> String {
+    let mut hasher = DefaultHasher::new();
+    (&profile.declared, &profile.given).hash(&mut hasher);
+    if let Some(learned) = learned {
+        learned.image.hash(&mut hasher);
+        for (_, capability) in of_image(profile, learned) {
+            capability.hash(&mut hasher);
+        }
+    }
+    format!("{:016x}", hasher.finish())
+}
+
+/// What comes from the image itself: not from the environment that the operator gives, nor the version, which is the
+/// placeholder's own.
+fn of_image<'a>(
+    profile: &'a Profile,
+    learned: Learned<'a>,
+) -> impl Iterator<Item = (&'a str, (&'a str, &'a str))> {
+    let own = |name: &str| {
+        name.starts_with("azp_") || name.starts_with("azdo_runner_") || name == "agent.version"
+    };
+    learned
+        .capabilities
+        .by_key()
+        .filter(move |(key, _)| !own(key) && !profile.given.has_key(key))
+}
+
+/// A placeholder has no session and no job, unless somebody runs an agent in its place: then it goes as an agent does.
+fn remove(
+    snapshot: &Snapshot,
+    registration: &Registration,
+    why: Why,
+    look: &KnownLook,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let request = request(look, registration);
+    let (agent_id, name) = (registration.id, registration.name.clone());
+    let mut pods = snapshot.cluster.pods.iter();
+    let runs = pods.any(|pod| pod.name == name && pod.phase.finished_at().is_none());
+    match (request, registration.online || runs, registration.intake) {
+        (Some(request), ..) => plan.withhold(&name, Why::Busy { request }),
+        (None, true, Intake::Enabled) => disable(registration, why, plan),
+        (None, true, Intake::DisableSent) => plan.withhold(&name, Why::AwaitingLook),
+        (None, ..) => {
+            let remove = Action::RemoveRegistration { agent_id, name };
+            act_if_fresh(remove, why, look, now, plan);
+        }
+    }
+}
+
+/// The request that is assigned to a registration, by either list of Azure DevOps.
+fn request(look: &KnownLook, registration: &Registration) -> Option<i64> {
+    let reserved = |request: &&JobRequest| request.reserved_agent == Some(registration.id);
+    registration.assigned.or_else(|| {
+        let requests = look.agent_pool.requests.iter().filter(reserved);
+        requests.map(|request| request.id).min()
+    })
+}

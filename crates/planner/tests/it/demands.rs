@@ -1,0 +1,316 @@
+//! Demands as Azure DevOps means them, and what becomes of the jobs that make them.
+
+use std::sync::Arc;
+
+use planner::{Capabilities, Demand, Lacking, Mode, Profile, Why};
+
+use crate::world::{agent, at, done, placeholder_of, profile, registration, web};
+
+const NOTHING: [&str; 0] = [];
+
+fn met(demand: &str, capabilities: &[(&str, &str)]) -> bool {
+    Demand::parse(demand).is_met_by(&capabilities.iter().copied().collect())
+}
+
+#[test]
+fn names_and_values_are_compared_without_regard_to_case() {
+    let has = [
+        ("Java", "17"),
+        ("Tool", "Visual Studio 2022"),
+        ("empty", ""),
+    ];
+    assert!(met("java", &has) && met("  JAVA  ", &has) && met("empty", &has));
+    assert!(met("java -equals 17", &has) && !met("java -equals 18", &has));
+    assert!(met("tool -EQUALS  visual studio 2022", &has));
+    assert!(!met("tool -equals visual", &has) && !met("javac", &has));
+}
+
+#[test]
+fn versions_are_compared_number_by_number() {
+    let has = [
+        ("v", "4.255.0"),
+        ("long", "1.2.3.4.5.6"),
+        ("word", "latest"),
+    ];
+    for (wanted, is_met) in [
+        ("4.255.0", true),
+        ("4.255", true),
+        ("4.99.9", true),
+        ("4.255.1", false),
+        ("5", false),
+        ("04.0255.00.0", true),
+        ("4.255.0.0.1", false),
+        ("4.99999999999999999999999999", false),
+    ] {
+        assert_eq!(
+            met(&format!("v -gtVersion {wanted}"), &has),
+            is_met,
+            "{wanted}"
+        );
+    }
+    assert!(met("long -gtVersion 1.2.3.4.5.5", &has));
+    assert!(!met("word -gtVersion 1", &has) && !met("none -gtVersion 1", &has));
+}
+
+#[test]
+fn what_cannot_be_read_is_met_by_nobody() {
+    for text in [
+        "",
+        " ",
+        "java -ltVersion 3",
+        "java 17",
+        "java -equals",
+        "java -gtVersion latest",
+        "-equals x",
+        r#"{"name":"java"}"#,
+    ] {
+        assert_eq!(Demand::parse(text), Demand::Unreadable, "{text:?}");
+        let has = [("java", "17"), (text, "")];
+        assert!(!met(text, &has), "{text:?}");
+    }
+}
+
+fn image(names: &[&str]) -> Arc<Capabilities> {
+    let all = names.iter().chain(&["Agent.OS"]);
+    Arc::new(all.map(|name| (*name, "/usr/bin")).collect())
+}
+
+#[test]
+fn one_agent_finds_out_what_an_unknown_image_can_do() {
+    let world = web()
+        .queued_demanding(1, "npm")
+        .queued_demanding(2, "npm")
+        .queued_demanding(3, "cmake");
+    assert_eq!(world.does(), ["create 0 base once"]);
+    let starting = world.clone().with(agent(0));
+    assert_eq!(starting.does(), NOTHING, "it is on its way");
+    let plain = web().queued(1).queued_demanding(2, "npm");
+    assert_eq!(plain.does(), ["create 0 base once"], "any agent finds out");
+}
+
+#[test]
+fn what_an_agent_reports_is_learned_and_remembered() {
+    let reports = |names: &[&str]| {
+        let mut online = agent(0).online();
+        let registration = online.registration.as_mut().unwrap();
+        registration.capabilities.system = image(names);
+        registration.assigned = Some(9);
+        online.labelled(9)
+    };
+    let world = web().queued_demanding(1, "npm").queued_demanding(2, "npm");
+    assert_eq!(
+        world.clone().with(reports(&["npm"])).does(),
+        [
+            "create 1 base once",
+            "create 2 base once",
+            "update placeholder web-placeholder-base"
+        ]
+    );
+    let plan = world.clone().with(reports(&["cmake"])).plan();
+    assert_eq!(done(&plan), ["update placeholder web-placeholder-base"]);
+    let lacking = Lacking {
+        demands: vec!["npm".into()],
+        together: false,
+        unreported: None,
+    };
+    let unserved = plan.unserved.iter().map(|job| (job.request, &job.lacking));
+    assert_eq!(unserved.collect::<Vec<_>>(), [(1, &lacking), (2, &lacking)]);
+
+    let base = profile("base", None);
+    let remembering = |names: &[&str]| {
+        let mut world = world.clone();
+        world.agent_pool.registrations = vec![placeholder_of(&base, Some(&image(names)))];
+        world
+    };
+    assert_eq!(
+        remembering(&["npm"]).does(),
+        ["create 0 base once", "create 1 base once"]
+    );
+    assert_eq!(remembering(&["cmake"]).does(), NOTHING);
+    let mut other_image = remembering(&["cmake"]);
+    other_image.pool.profiles[0].image = "another".into();
+    assert_eq!(
+        other_image.does(),
+        ["create 0 base once"],
+        "what another image could do says nothing, and stays on the placeholder until the new one is known"
+    );
+}
+
+#[test]
+fn learning_comes_to_rest() {
+    let mut world = web().with(agent(0).busy(9));
+    for names in [&["npm"][..], &["npm", "cmake"], &["cmake"]] {
+        let registrations = &mut world.agent_pool.registrations;
+        let mut capabilities = Capabilities::clone(&image(names));
+        capabilities.extend([("Agent.Version", "4.255.0"), ("AZP_POOL", "ci")]);
+        registrations[1].capabilities.system = Arc::new(capabilities);
+        let plan = world.plan();
+        assert_eq!(done(&plan), ["update placeholder web-placeholder-base"]);
+        let planner::Action::UpdatePlaceholder { capabilities, .. } = &plan.actions[0].action
+        else {
+            panic!("{plan}");
+        };
+        world.agent_pool.registrations[0].capabilities = capabilities.clone();
+        assert_eq!(world.does(), NOTHING);
+        let mut values: Capabilities = names.iter().map(|name| (*name, "/opt")).collect();
+        values.insert("Agent.OS", "Linux");
+        world.agent_pool.registrations[1].capabilities.system = Arc::new(values);
+        assert_eq!(world.does(), NOTHING, "values of one agent change nothing");
+    }
+}
+
+#[test]
+fn what_a_profile_declares_counts_until_its_agents_deny_it() {
+    let world = web().serving("java").queued_demanding(1, "java -equals 17");
+    assert_eq!(world.does(), ["create 0 java once"]);
+    let java = profile("java", Some("java"));
+    let mut denied = world.clone();
+    denied.agent_pool.registrations[1] = placeholder_of(&java, Some(&image(&["npm"])));
+    // The base may have it, for all that is known.
+    assert_eq!(denied.does(), ["create 0 base once"]);
+    let base = profile("base", None);
+    denied.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(&[])));
+    let plan = denied.plan();
+    assert_eq!(done(&plan), NOTHING);
+    assert_eq!(
+        plan.unserved[0].lacking.to_string(),
+        "the agents of profile java do not report what it declares (java -equals 17)"
+    );
+}
+
+#[test]
+fn a_job_that_nobody_serves_holds_back_no_other() {
+    let base = profile("base", None);
+    let mut world = web()
+        .max(1)
+        .queued_demanding(1, "gpu")
+        .queued_demanding(2, "{}")
+        .queued(3);
+    world.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(&[])));
+    let plan = world.plan();
+    assert_eq!(done(&plan), ["create 0 base once"]);
+    assert_eq!(plan.actions[0].why, Why::JobQueued { request: 3 });
+    assert_eq!(plan.unserved.len(), 2);
+    assert_eq!(plan.shortage, None, "there is no want of room");
+    let drained = world.mode(Mode::Drained).plan();
+    assert_eq!(
+        drained.unserved,
+        [],
+        "nor does it tell while there is to be no agent"
+    );
+}
+
+#[test]
+fn all_demands_are_met_by_one_profile() {
+    let mut both = Profile {
+        declared: [("java", ""), ("npm", "")].into_iter().collect(),
+        ..profile("both", None)
+    };
+    both.max_agents = Some(1);
+    let mut world = web().serving("java").serving("npm");
+    for name in ["base", "java", "npm"] {
+        let known = profile(name, (name != "base").then_some(name));
+        let registrations = &mut world.agent_pool.registrations;
+        registrations.retain(|placeholder| !placeholder.name.ends_with(name));
+        registrations.push(placeholder_of(&known, Some(&image(&[name]))));
+    }
+    let demanding = |world: crate::world::World, id: i64| {
+        world.job(id, &["java", "npm", "Agent.Version -gtVersion 99"], None)
+    };
+    let plan = demanding(world.clone(), 1).plan();
+    assert_eq!(done(&plan), NOTHING);
+    assert_eq!(
+        plan.unserved[0].lacking.to_string(),
+        "no profile meets all of java, npm"
+    );
+    world
+        .agent_pool
+        .registrations
+        .push(placeholder_of(&both, None));
+    world.pool.profiles.push(both);
+    let served = demanding(demanding(world, 1), 2)
+        .queued_demanding(3, "java")
+        .plan();
+    assert_eq!(done(&served), ["create 0 both once", "create 1 java once"]);
+    let shortage = served.shortage.unwrap();
+    assert_eq!(
+        (shortage.wanted, shortage.granted),
+        (3, 2),
+        "a profile is full"
+    );
+}
+
+#[test]
+fn agents_of_others_are_left_their_jobs_for_a_while() {
+    let mut stranger = registration(50, "buildbox");
+    stranger.owner_mark = None;
+    stranger.online = true;
+    stranger.capabilities.user = Arc::new([("java", "17")].into_iter().collect());
+    let mut world = web()
+        .serving("java")
+        .queued_demanding(1, "java -equals 17")
+        .queued_demanding(2, "java -equals 17")
+        .registered(stranger.clone());
+    for request in &mut world.agent_pool.requests {
+        request.queued_at = Some(at(-10));
+    }
+    let plan = world.plan();
+    assert_eq!(done(&plan), ["create 0 java once"], "it serves one of them");
+    assert_eq!(plan.next, Some(at(20)), "and not for ever");
+    for request in &mut world.agent_pool.requests {
+        request.queued_at = Some(at(-30));
+    }
+    assert_eq!(world.does(), ["create 0 java once", "create 1 java once"]);
+
+    stranger.capabilities.user = Arc::new([("xcode", "")].into_iter().collect());
+    stranger.assigned = Some(7);
+    let elsewhere = web().queued_demanding(1, "xcode").registered(stranger);
+    let base = profile("base", None);
+    let mut elsewhere = elsewhere;
+    elsewhere.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(&[])));
+    let plan = elsewhere.plan();
+    assert_eq!((done(&plan), plan.unserved), (vec![], vec![]));
+}
+
+#[test]
+fn a_job_that_wants_a_certain_agent_gets_no_other() {
+    let pinned = |name: &str| format!("Agent.Name -equals {name}");
+    let world = web().with(agent(0).busy(9));
+    let waits = world
+        .clone()
+        .queued_demanding(1, &pinned("WEB-agent-0"))
+        .plan();
+    assert_eq!((done(&waits), waits.unserved), (vec![], vec![]));
+    let vain = world.queued_demanding(1, &pinned("web-agent-7")).plan();
+    assert_eq!(done(&vain), NOTHING);
+    assert_eq!(vain.unserved.len(), 1);
+}
+
+#[test]
+fn each_profile_has_its_own_minimum_and_maximum() {
+    let mut world = web().max(4).serving("java").queued(1);
+    world.pool.profiles[1].min_agents = 2;
+    world.pool.profiles[1].max_agents = Some(2);
+    assert_eq!(
+        world.does(),
+        [
+            "create 0 base once",
+            "create 1 java warm",
+            "create 2 java warm"
+        ]
+    );
+    world.pool.profiles[0].min_agents = 1;
+    for request in 2..5 {
+        world = world.queued_demanding(request, "java");
+    }
+    let plan = world.plan();
+    assert_eq!(
+        done(&plan),
+        [
+            "create 0 base warm",
+            "create 1 java warm",
+            "create 2 java warm"
+        ]
+    );
+    assert_eq!(plan.shortage.unwrap().wanted, 4);
+}
