@@ -11,7 +11,8 @@ pub enum ConditionType {
     Connected,
     /// More agents are wanted than may exist.
     ScalingLimited,
-    /// Something keeps agents from working: Pods that fail, claims that are missing, names that strangers hold.
+    /// Something keeps agents from working, or jobs from agents: Pods that fail, claims that are missing, names that strangers
+    /// hold, demands that no profile meets.
     Degraded,
 }
 
@@ -54,6 +55,8 @@ pub enum Reason {
     Unreachable,
     /// `maxAgents` is reached.
     MaxAgentsReached,
+    /// Queued jobs demand what no profile has: they get no agent.
+    JobsUnserved,
     /// A quota of the namespace does not allow more Pods or claims: jobs wait.
     QuotaExceeded,
     /// A claim with `createPvc: false` does not exist, or a claim of that name belongs to somebody else.

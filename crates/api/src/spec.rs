@@ -127,6 +127,10 @@ pub struct RunnerPoolSpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub profiles: Vec<ProfileSpec>,
+    /// Of several RunnerPools of one agent pool that could serve a job, the one with the highest priority does; of equal
+    /// ones, the one that declares what the job demands, then the first by namespace and name.
+    #[serde(default)]
+    pub priority: i32,
     /// Environment variables of the agents.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

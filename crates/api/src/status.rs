@@ -37,6 +37,20 @@ pub struct RunnerPoolStatus {
     /// Job requests of the agent pool that wait for an agent. Running ones do not count.
     #[serde(default, deserialize_with = "lenient")]
     pub queued_jobs: u32,
+    /// Of these, jobs that demand what neither this RunnerPool nor anybody else has.
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub unserved_jobs: Option<u32>,
+    /// Queued jobs of which Azure DevOps says otherwise than the operator whether a placeholder meets their demands.
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub disputed_jobs: Option<u32>,
     /// Agents of this RunnerPool that are online.
     #[serde(default, deserialize_with = "lenient")]
     pub running_agents: u32,

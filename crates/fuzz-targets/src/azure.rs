@@ -167,6 +167,8 @@ pub(crate) fn agent_names(data: &[u8]) {
 /// The wishes of a RunnerPool with these names of agents and placeholders.
 fn pool(prefix: &str) -> Pool {
     Pool {
+        name: "team/web".to_owned(),
+        priority: 0,
         agent_prefix: prefix.to_owned(),
         placeholder_prefix: prefix.to_owned(),
         placeholder_suffix: ".mark".to_owned(),

@@ -97,6 +97,7 @@ pub(crate) fn looks(data: &[u8]) {
         pool: wishes,
         cluster,
         look,
+        siblings: Vec::new(),
     };
     assert_lawful(&snapshot, now);
 }

@@ -81,6 +81,7 @@ fn snapshot(choices: &mut Choices<'_>, now: Timestamp) -> Snapshot {
         pool: Arc::new(pool),
         cluster,
         look: look(choices, agent_pool, now),
+        siblings: Vec::new(),
     }
 }
 
@@ -108,6 +109,8 @@ fn pool(choices: &mut Choices<'_>) -> Pool {
         profiles[last].max_agents = Some(size(choices).max(1));
     }
     Pool {
+        name: "team/web".to_owned(),
+        priority: 0,
         agent_prefix: "web-agent-".to_owned(),
         placeholder_prefix: "web-placeholder-".to_owned(),
         placeholder_suffix: ".mark".to_owned(),

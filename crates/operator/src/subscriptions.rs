@@ -8,6 +8,7 @@ use std::{
 };
 
 use azure_devops::{Client, Connections};
+use planner::Pool;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{mirror::PoolKey, reader::Reader};
@@ -29,6 +30,8 @@ pub(crate) struct Subscription {
     pub(crate) interval: Duration,
     pub(crate) agent_pool: AgentPoolKey,
     pub(crate) reader: Arc<Reader>,
+    /// What it wished for in its last pass, for those that share the agent pool.
+    pub(crate) wishes: Option<Arc<Pool>>,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +100,7 @@ impl Subscriptions {
             interval: wanted.interval,
             agent_pool: wanted.agent_pool,
             reader: reader.clone(),
+            wishes: None,
         };
         let former = state
             .subscriptions
@@ -105,6 +109,13 @@ impl Subscriptions {
             former.reader.unsubscribe(pool);
         }
         (subscription, created)
+    }
+
+    /// Takes note of a RunnerPool's wishes.
+    pub(crate) fn describe(&self, pool: &PoolKey, wishes: &Arc<Pool>) {
+        if let Some(subscription) = self.state().subscriptions.get_mut(pool) {
+            subscription.wishes = Some(Arc::clone(wishes));
+        }
     }
 
     /// Forgets a RunnerPool.

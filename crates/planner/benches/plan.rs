@@ -112,6 +112,7 @@ fn snapshot(shape: Shape) -> Snapshot {
                 requests: (0..shape.jobs()).map(|i| request(shape, i)).collect(),
             }),
         }),
+        siblings: Vec::new(),
     }
 }
 
@@ -133,6 +134,8 @@ fn pool(shape: Shape) -> Pool {
         ..Profile::default()
     };
     Pool {
+        name: "team/web".to_owned(),
+        priority: 0,
         agent_prefix: "web-agent-".into(),
         placeholder_prefix: "web-placeholder-".into(),
         placeholder_suffix: ".mark".into(),

@@ -4,29 +4,29 @@
 //! they cannot serve gets new ones. A job gives its place to another only for a place of its own, so that nobody loses by
 //! it. Jobs that may have the same are one class, which keeps thousands of them cheap.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 /// Agents that are alike to a job: those of a profile that are there, or those of it that may be made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kind {
     /// How many jobs they can take.
     pub size: usize,
-    /// Whether they are to be made.
-    pub new: bool,
+    /// Whose room they take when they are made; `None`: they are there.
+    pub made_in: Option<usize>,
 }
 
 /// For each job, oldest first, the kind that it gets; `None`: nothing is left for it.
 ///
-/// `jobs` are given by their class, `classes` by the kinds that serve them, the preferred first. At most `room` agents are
-/// made altogether. As many jobs as possible get an agent, older ones before younger ones, and with as few new agents as
+/// `jobs` are given by their class, `classes` by the kinds that serve them, the preferred first. At most so many agents are
+/// made as there is room in each of `rooms`. As many jobs as possible get an agent, older ones before younger ones, and with as few new agents as
 /// possible; a job gets the first of its kinds that is free, unless that would leave another job without any.
 pub fn assign(
     jobs: &[usize],
     classes: &[Vec<usize>],
     kinds: &[Kind],
-    room: usize,
+    rooms: &[usize],
 ) -> Vec<Option<usize>> {
-    let mut matching = Matching::new(classes, kinds);
+    let mut matching = Matching::new(classes, kinds, rooms);
     let mut served = vec![0_usize; classes.len()];
     let mut left = Vec::new();
     for &class in jobs {
@@ -37,12 +37,8 @@ pub fn assign(
         }
     }
     matching.open(kinds);
-    let mut made = 0;
     for class in left {
-        if made < room && matching.place(class) {
-            served[class] += 1;
-            made += 1;
-        }
+        served[class] += usize::from(matching.place(class));
     }
     let hand_out = |&class: &usize| {
         served[class] = served[class].checked_sub(1)?;
@@ -54,23 +50,35 @@ pub fn assign(
 struct Matching<'a> {
     classes: &'a [Vec<usize>],
     kinds: Vec<Places>,
+    /// What is left of each room.
+    rooms: Vec<usize>,
     /// Jobs of a class that have a place of a kind, by class and kind.
     held: Vec<Vec<usize>>,
 }
 
 struct Places {
     free: usize,
+    made_in: Option<usize>,
     /// Classes that hold places of it.
     holders: BTreeSet<usize>,
     /// Nothing is free here, nor can it become free by moving jobs.
     closed: bool,
 }
 
+/// On the way to a free place: a job of the class leaves a kind, for which the step before it needs the place or its room.
+struct Step {
+    class: usize,
+    leaves: Option<usize>,
+    /// The step before, and the kind that its job takes.
+    before: Option<(usize, usize)>,
+}
+
 impl<'a> Matching<'a> {
     /// Without the agents that are to be made.
-    fn new(classes: &'a [Vec<usize>], kinds: &[Kind]) -> Self {
+    fn new(classes: &'a [Vec<usize>], kinds: &[Kind], rooms: &[usize]) -> Self {
         let places = |kind: &Kind| Places {
-            free: if kind.new { 0 } else { kind.size },
+            free: if kind.made_in.is_some() { 0 } else { kind.size },
+            made_in: kind.made_in,
             holders: BTreeSet::new(),
             closed: false,
         };
@@ -78,79 +86,123 @@ impl<'a> Matching<'a> {
             classes,
             held: classes.iter().map(|kinds| vec![0; kinds.len()]).collect(),
             kinds: kinds.iter().map(places).collect(),
+            rooms: rooms.to_vec(),
         }
     }
 
     /// Lets jobs have agents that are to be made.
     fn open(&mut self, kinds: &[Kind]) {
         for (places, kind) in self.kinds.iter_mut().zip(kinds) {
-            places.free += if kind.new { kind.size } else { 0 };
+            places.free += kind.made_in.map_or(0, |_| kind.size);
             places.closed = false;
         }
     }
 
+    fn has_room(&self, kind: usize) -> bool {
+        self.kinds[kind]
+            .made_in
+            .is_none_or(|room| self.rooms[room] > 0)
+    }
+
+    fn is_free(&self, kind: usize) -> bool {
+        self.kinds[kind].free > 0 && self.has_room(kind)
+    }
+
     /// Gives a job of the class a place, moving others to other places if need be.
     fn place(&mut self, class: usize) -> bool {
-        let direct = |kind: &&usize| self.kinds[**kind].free > 0;
-        if let Some(&kind) = self.classes[class].iter().find(direct) {
+        let mut direct = self.classes[class].iter();
+        if let Some(&kind) = direct.find(|kind| self.is_free(**kind)) {
             self.take(class, kind);
             return true;
         }
-        // By which class each kind was reached, and from which kind a job of it would move.
-        let mut reached: Vec<Option<(usize, Option<usize>)>> = vec![None; self.kinds.len()];
-        let mut seen = BTreeSet::new();
-        let mut queue = VecDeque::from([(class, None)]);
-        let mut visited = Vec::new();
-        while let Some((class, from)) = queue.pop_front() {
-            for &kind in &self.classes[class] {
-                if reached[kind].is_some() || self.kinds[kind].closed {
+        let mut steps = vec![Step {
+            class,
+            leaves: None,
+            before: None,
+        }];
+        let mut seen = BTreeSet::from([class]);
+        let mut reached = BTreeSet::new();
+        let mut next = 0;
+        while next < steps.len() {
+            for &kind in &self.classes[steps[next].class] {
+                if self.kinds[kind].closed || !reached.insert(kind) {
                     continue;
                 }
-                reached[kind] = Some((class, from));
-                if self.kinds[kind].free > 0 {
-                    self.shift(kind, &reached);
+                if self.is_free(kind) {
+                    self.shift(&steps, next, kind);
                     return true;
                 }
-                visited.push(kind);
-                for &holder in &self.kinds[kind].holders {
-                    if seen.insert(holder) {
-                        queue.push_back((holder, Some(kind)));
+                for leaves in self.in_the_way(kind) {
+                    for &holder in &self.kinds[leaves].holders {
+                        if seen.insert(holder) {
+                            steps.push(Step {
+                                class: holder,
+                                leaves: Some(leaves),
+                                before: Some((next, kind)),
+                            });
+                        }
                     }
                 }
             }
+            next += 1;
         }
-        for kind in visited {
+        for kind in reached {
             self.kinds[kind].closed = true;
         }
         false
     }
 
-    /// Moves a job along each step that led to a free place.
-    fn shift(&mut self, free: usize, reached: &[Option<(usize, Option<usize>)>]) {
-        let mut to = free;
-        while let Some((class, from)) = reached[to] {
-            if let Some(from) = from {
-                self.give_back(class, from);
+    /// Kinds of which one place would make room for one of this kind.
+    fn in_the_way(&self, kind: usize) -> Vec<usize> {
+        match self.kinds[kind].made_in {
+            Some(room) if self.kinds[kind].free > 0 => {
+                let of_room = |other: &usize| self.kinds[*other].made_in == Some(room);
+                (0..self.kinds.len()).filter(of_room).collect()
             }
-            self.take(class, to);
-            let Some(from) = from else { return };
-            to = from;
+            _ => vec![kind],
+        }
+    }
+
+    /// Moves a job at each step that led to a free place.
+    fn shift(&mut self, steps: &[Step], last: usize, free: usize) {
+        let (mut step, mut kind) = (last, free);
+        loop {
+            let Step {
+                class,
+                leaves,
+                before,
+            } = steps[step];
+            if let Some(leaves) = leaves {
+                self.give_back(class, leaves);
+            }
+            self.take(class, kind);
+            let Some(before) = before else { return };
+            (step, kind) = before;
         }
     }
 
     fn take(&mut self, class: usize, kind: usize) {
         *self.held_of(class, kind) += 1;
-        self.kinds[kind].free -= 1;
-        self.kinds[kind].holders.insert(class);
+        let places = &mut self.kinds[kind];
+        places.free -= 1;
+        places.holders.insert(class);
+        if let Some(room) = places.made_in {
+            self.rooms[room] -= 1;
+        }
     }
 
     fn give_back(&mut self, class: usize, kind: usize) {
         let held = self.held_of(class, kind);
         *held -= 1;
-        if *held == 0 {
-            self.kinds[kind].holders.remove(&class);
+        let none = *held == 0;
+        let places = &mut self.kinds[kind];
+        places.free += 1;
+        if none {
+            places.holders.remove(&class);
         }
-        self.kinds[kind].free += 1;
+        if let Some(room) = places.made_in {
+            self.rooms[room] += 1;
+        }
     }
 
     fn held_of(&mut self, class: usize, kind: usize) -> &mut usize {

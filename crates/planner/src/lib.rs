@@ -8,7 +8,9 @@ pub mod assignment;
 mod capabilities;
 mod check;
 mod demand;
+mod judge;
 mod learned;
+mod party;
 mod placeholders;
 mod plan;
 mod queue;
@@ -32,11 +34,8 @@ pub use snapshot::{
     PodPhase, Pool, Profile, Registration, Reported, Snapshot, Waiting,
 };
 
-use std::collections::BTreeMap;
-
 use jiff::{SignedDuration, Timestamp};
-use learned::Taught;
-use placeholders::Placeholders;
+use party::Party;
 use queue::Queue;
 
 /// How long an idle agent that no queued job needs is kept before it is taken back, when it is not `ttlIdleSeconds`
@@ -82,18 +81,37 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let agents = agents::join(snapshot, now);
     let failures = retry::Failures::of(&snapshot.pool, &agents, now);
     let mut plan = Plan::default();
-    let known = Known::of(snapshot, &agents);
-    let queue = known.as_ref().map_or_else(Queue::default, |known| {
-        queue::queue(snapshot, &agents, &failures, known, now, &mut plan)
+    let is_asked = queue::is_asked(&snapshot.look);
+    let siblings: Vec<_> = snapshot
+        .siblings
+        .iter()
+        .filter(|_| is_asked)
+        .map(|sibling| {
+            let agents = agents::join(sibling, now);
+            let failures = retry::Failures::of(&sibling.pool, &agents, now);
+            (sibling, agents, failures)
+        })
+        .collect();
+    let own = Party::of(snapshot, &agents, &failures);
+    let others = siblings
+        .iter()
+        .filter_map(|(sibling, agents, failures)| Party::sibling(sibling, agents, failures));
+    let mut parties: Vec<Party<'_>> = own.into_iter().chain(others).collect();
+    // All RunnerPools of an agent pool are to come to the same result.
+    parties.sort_by_key(|party| party.pool().rank());
+    let own = parties.iter().find(|party| party.is_own);
+    let queue = own.map_or_else(Queue::default, |own| {
+        queue::queue(&parties, own, now, &mut plan)
     });
     remove::plan(snapshot, &agents, &queue.jobs, &failures, now, &mut plan);
-    if let Some(known) = &known {
-        let (placeholders, taught) = (&known.placeholders, &known.taught);
-        placeholders.plan(snapshot, known.look, taught, now, &mut plan);
+    if let Some(own) = own {
+        own.placeholders
+            .plan(snapshot, own.look, &own.taught, now, &mut plan);
     }
     if snapshot.pool.ends().is_none() {
         scale::plan(snapshot, &agents, &queue.jobs, &failures, &mut plan);
         plan.unserved = queue.unserved;
+        plan.disputed = queue.disputed;
     }
     if snapshot.pool.is_paused() {
         plan.pause();
@@ -101,27 +119,6 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     plan.finished = snapshot.pool.deleting && remove::nothing_left(snapshot, &agents, now);
     plan.agents = agents.into_values().collect();
     plan
-}
-
-/// What is read out of a look once, for all rules. There is none when Azure DevOps could not be looked at: neither demand
-/// nor knowledge is invented.
-pub(crate) struct Known<'a> {
-    pub(crate) look: &'a KnownLook,
-    pub(crate) placeholders: Placeholders<'a>,
-    pub(crate) taught: Taught<'a>,
-}
-
-impl<'a> Known<'a> {
-    fn of(snapshot: &'a Snapshot, agents: &'a BTreeMap<u32, Agent>) -> Option<Self> {
-        match &snapshot.look {
-            Look::Known(look) => Some(Self {
-                look,
-                placeholders: Placeholders::of(snapshot, look),
-                taught: Taught::by(agents),
-            }),
-            Look::Unknown { .. } => None,
-        }
-    }
 }
 
 /// Kubernetes tells times in whole seconds; a time in the same second may be after the look.

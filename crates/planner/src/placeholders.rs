@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    Action, Capabilities, Intake, JobRequest, KnownLook, Plan, Pool, Profile, Registration,
+    Action, Capabilities, Demand, Intake, JobRequest, KnownLook, Plan, Pool, Profile, Registration,
     Reported, Snapshot, Why,
     agents::is_ours,
     learned::Taught,
@@ -77,6 +77,25 @@ impl<'a> Placeholders<'a> {
     /// Whether there is none of ours.
     pub(crate) fn is_empty(&self) -> bool {
         self.ours.is_empty() && self.idle.is_empty()
+    }
+
+    /// Whether the service says otherwise than we which placeholders meet the demands of a job.
+    pub(crate) fn are_disputed(&self, request: &JobRequest) -> bool {
+        let Some(matched) = &request.matched else {
+            return false;
+        };
+        let demands: Vec<Demand<'_>> = request
+            .demands
+            .iter()
+            .map(|text| Demand::parse(text))
+            .collect();
+        let disputed = |placeholder: &&Registration| {
+            let Reported { system, user } = &placeholder.capabilities;
+            let mut demands = demands.iter();
+            let meets = demands.all(|demand| demand.is_met_by(system) || demand.is_met_by(user));
+            meets != matched.contains(&placeholder.id)
+        };
+        self.ours.values().any(disputed)
     }
 
     /// What a profile's placeholder remembers, of whatever image.

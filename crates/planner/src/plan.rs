@@ -17,6 +17,8 @@ pub struct Plan {
     pub shortage: Option<Shortage>,
     /// Jobs that nothing of ours can serve, oldest first.
     pub unserved: Vec<Unserved>,
+    /// Queued jobs of which the service says otherwise than we whether a placeholder of ours meets their demands.
+    pub disputed: usize,
     /// When to plan again at the latest, if nothing changes by then.
     pub next: Option<Timestamp>,
     /// The RunnerPool is being deleted and nothing of it is left.

@@ -1,6 +1,7 @@
 //! What a plan is made from.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
@@ -18,11 +19,17 @@ pub struct Snapshot {
     pub cluster: Cluster,
     /// What Azure DevOps said.
     pub look: Look,
+    /// Other RunnerPools of the agent pool, with the same look, and without siblings of their own.
+    pub siblings: Vec<Snapshot>,
 }
 
 /// A RunnerPool's wishes, resolved from its spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
+    /// Its namespace and name.
+    pub name: String,
+    /// Of RunnerPools that could serve a job, the one with the highest does.
+    pub priority: i32,
     /// Agents are named by this prefix and their index, as in `web-agent-0`.
     pub agent_prefix: String,
     /// Placeholders are named by this prefix and their profile, as in `web-placeholder-base`.
@@ -324,6 +331,11 @@ impl Pool {
     /// Whether everything is to stay as it is.
     pub(crate) fn is_paused(&self) -> bool {
         self.mode == Mode::Paused && !self.deleting
+    }
+
+    /// The highest priority first, then by name.
+    pub(crate) fn rank(&self) -> (Reverse<i32>, &str) {
+        (Reverse(self.priority), &self.name)
     }
 
     /// The index in an agent's name; `None` for a name that we do not give.

@@ -32,8 +32,8 @@ pub(crate) fn surplus(
         *needed.entry(job.profile).or_default() += 1;
     }
     let mut surplus = HashMap::new();
-    let least = pool.profiles.iter();
-    let mut warm_left: HashMap<&str, usize> = least
+    let profiles = pool.profiles.iter();
+    let mut warm_left: HashMap<&str, usize> = profiles
         .map(|profile| (profile.name.as_str(), profile.min_agents as usize))
         .collect();
     let mut staying = 0_usize;

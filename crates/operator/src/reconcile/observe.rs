@@ -6,12 +6,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use api::{RunnerPool, conditions::Reason, names};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource as _};
-use planner::{Cluster, Pool, Snapshot};
+use planner::{Cluster, Look, Pool, Snapshot};
 use secrecy::SecretString;
 
 use super::{Context, Error, Finding, Identity, Known, resolve::Resolved};
 use crate::{
     manifest::pod::AgentPod,
+    mirror::PoolKey,
     reader::Outcome,
     subscriptions::{Subscription, Subscriptions, Wanted},
 };
@@ -74,10 +75,15 @@ pub(crate) fn gather(
         pods_seen_at: known.pods.emptied_at(&identity.key),
         taken: taken(identity, &resolved.wishes, &subscription, known, &former),
     };
+    let look = outcome.look();
+    known
+        .subscriptions
+        .describe(&identity.key, &resolved.wishes);
     let snapshot = Snapshot {
         pool: Arc::clone(&resolved.wishes),
         cluster,
-        look: outcome.look(),
+        siblings: siblings(identity, &subscription, known, &look),
+        look,
     };
     let organization = resolved.organization.name().to_owned();
     Observed {
@@ -88,6 +94,32 @@ pub(crate) fn gather(
         outcome,
         pods,
     }
+}
+
+/// The other RunnerPools of the agent pool, as they wished and as their Pods are.
+fn siblings(
+    identity: &Identity,
+    subscription: &Subscription,
+    known: Known<'_>,
+    look: &Look,
+) -> Vec<Snapshot> {
+    let siblings = known
+        .subscriptions
+        .siblings(&identity.key, &subscription.agent_pool);
+    let snapshot = |(key, subscription): (PoolKey, Subscription)| {
+        let pods = known.pods.of(&key).into_iter();
+        let cluster = Cluster {
+            pods: pods.map(|pod| pod.pod.clone()).collect(),
+            ..Cluster::default()
+        };
+        Some(Snapshot {
+            pool: subscription.wishes?,
+            cluster,
+            look: look.clone(),
+            siblings: Vec::new(),
+        })
+    };
+    siblings.into_iter().filter_map(snapshot).collect()
 }
 
 /// Names that agents of others have in the agent pool, or are about to have: RunnerPools of the same name in other

@@ -294,8 +294,18 @@ impl Findings {
             Some(_) => Verdict::yes(Finding::new(
                 Reason::MaxAgentsReached,
                 format!(
-                    "more agents are needed than spec.maxAgents ({}) allows; jobs wait until one is free",
-                    pool.spec.max_agents
+                    "more agents are needed than spec.maxAgents ({}){} allows; jobs wait until one is free",
+                    pool.spec.max_agents,
+                    if pool
+                        .spec
+                        .profiles
+                        .iter()
+                        .any(|profile| profile.max_agents.is_some())
+                    {
+                        ", or that of a profile,"
+                    } else {
+                        ""
+                    }
                 ),
             )),
             None => Verdict::no(fine()),
@@ -306,7 +316,8 @@ impl Findings {
             .find(|finding| !over_quota(finding))
             .cloned()
             .or_else(|| troubles::of_pods(&observed.pods, plan, Timestamp::now()))
-            .or_else(|| troubles::of_names(plan));
+            .or_else(|| troubles::of_names(plan))
+            .or_else(|| troubles::of_jobs(plan));
         let degraded = found.map_or_else(|| Verdict::no(fine()), Verdict::yes);
         Self {
             connected,
@@ -418,6 +429,9 @@ fn status(
             .filter(|request| request.reserved_agent.is_none())
             .count();
         status.queued_jobs = count(queued);
+        let some = |jobs: usize| (jobs > 0).then(|| count(jobs));
+        status.unserved_jobs = some(plan.unserved.len());
+        status.disputed_jobs = some(plan.disputed);
         status.running_agents = count(
             registered()
                 .filter(|(_, registration)| registration.online)

@@ -38,6 +38,8 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
     let pool_name = spec.pool.trim().to_owned();
     let owner_mark = names::owner_mark(cluster, &pool.namespace().unwrap_or_default(), &name);
     let wishes = Pool {
+        name: format!("{}/{name}", pool.namespace().unwrap_or_default()),
+        priority: spec.priority,
         agent_prefix: names::agent_prefix(pool.agent_base()),
         placeholder_prefix: names::placeholder(pool.agent_base(), ""),
         placeholder_suffix: names::placeholder_suffix(&manifest::pod::digest(

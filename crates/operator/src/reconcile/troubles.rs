@@ -1,13 +1,13 @@
 //! What is wrong with Pods and names, and which jobs are lost, as the plan and the cluster tell it. Pure.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
 };
 
 use api::conditions::Reason;
 use jiff::{SignedDuration, Timestamp};
-use planner::{AgentState, Hold, Plan, PodPhase, Why};
+use planner::{AgentState, Hold, Lacking, Plan, PodPhase, Why};
 
 use super::Finding;
 use crate::manifest::pod::AgentPod;
@@ -129,6 +129,32 @@ pub(super) fn of_names(plan: &Plan) -> Option<Finding> {
         )
     };
     (!names.is_empty()).then(|| Finding::new(Reason::NameTaken, message()))
+}
+
+/// Queued jobs that nobody can serve, by what they lack.
+pub(super) fn of_jobs(plan: &Plan) -> Option<Finding> {
+    let mut by_lack: BTreeMap<&Lacking, Vec<i64>> = BTreeMap::new();
+    for job in &plan.unserved {
+        by_lack.entry(&job.lacking).or_default().push(job.request);
+    }
+    let jobs: Vec<String> = by_lack
+        .into_iter()
+        .map(|(lacking, requests)| {
+            let more = match requests.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("job request {}{more}, as {lacking}", requests[0])
+        })
+        .collect();
+    let message = || {
+        format!(
+            "queued jobs get no agent: {}; add a profile that has what they demand, correct what a profile declares, or \
+             cancel them",
+            listed(&jobs)
+        )
+    };
+    (!jobs.is_empty()).then(|| Finding::new(Reason::JobsUnserved, message()))
 }
 
 /// Jobs whose agent cannot end them any more, with its name: its Pod is gone or has ended, or its node does not answer and

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use planner::{Capabilities, Demand, Lacking, Mode, Profile, Why};
+use planner::{AgentPool, Capabilities, Demand, Lacking, Look, Mode, Profile, Why};
 
-use crate::world::{agent, at, done, placeholder_of, profile, registration, web};
+use crate::world::{agent, at, done, now, placeholder_of, profile, registration, web};
 
 const NOTHING: [&str; 0] = [];
 
@@ -146,11 +146,11 @@ fn learning_comes_to_rest() {
         registrations[1].capabilities.system = Arc::new(capabilities);
         let plan = world.plan();
         assert_eq!(done(&plan), ["update placeholder web-placeholder-base"]);
-        let planner::Action::UpdatePlaceholder { capabilities, .. } = &plan.actions[0].action
-        else {
-            panic!("{plan}");
+        let updated = crate::carry_out::carry_out(&world.snapshot(), &plan, now());
+        let Look::Known(look) = updated.look else {
+            unreachable!("it was known before");
         };
-        world.agent_pool.registrations[0].capabilities = capabilities.clone();
+        world.agent_pool = AgentPool::clone(&look.agent_pool);
         assert_eq!(world.does(), NOTHING);
         let mut values: Capabilities = names.iter().map(|name| (*name, "/opt")).collect();
         values.insert("Agent.OS", "Linux");

@@ -113,7 +113,10 @@ fn assert_lawful(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Result<(),
 
 /// Carries plans out, each followed by a fresh look, until two in a row are empty. The clock moves by a second a round,
 /// and to the time that an empty plan asks for.
-fn settle(mut snapshot: Snapshot, mut now: Timestamp) -> Result<(Snapshot, Plan, Timestamp), Plan> {
+fn settle(
+    mut snapshot: Snapshot,
+    mut now: Timestamp,
+) -> Result<(Snapshot, Plan, Timestamp), Box<Plan>> {
     // A removal takes two looks, what it makes room for one more, and a Pod that failed waits for 30 s.
     const ROUNDS: usize = 60;
     let mut last = Plan::default();
@@ -135,7 +138,7 @@ fn settle(mut snapshot: Snapshot, mut now: Timestamp) -> Result<(Snapshot, Plan,
         }
         snapshot = look_again(&snapshot, now);
     }
-    Err(last)
+    Err(Box::new(last))
 }
 
 proptest! {

@@ -19,6 +19,7 @@ mod random;
 mod removal;
 mod replan;
 mod scale_up;
+mod siblings;
 mod stuck;
 mod tidy;
 mod world;

@@ -38,6 +38,8 @@ fn pool() -> impl Strategy<Value = Pool> {
                 (failed, succeeded),
                 placeholders,
             )| Pool {
+                name: "team/web".to_owned(),
+                priority: 0,
                 agent_prefix: "web-agent-".into(),
                 placeholder_prefix: "web-placeholder-".into(),
                 placeholder_suffix: ".mark".into(),
@@ -306,6 +308,7 @@ fn snapshot_seen(seen: impl Strategy<Value = Seen>) -> impl Strategy<Value = Sna
                     Seen::Unknown => unknown(Some(agent_pool)),
                     Seen::Never => unknown(None),
                 },
+                siblings: Vec::new(),
             }
         },
     )

@@ -29,6 +29,8 @@ pub(crate) const LOOK: i64 = -2;
 pub(crate) fn web() -> World {
     World {
         pool: Pool {
+            name: "team/web".to_owned(),
+            priority: 0,
             agent_prefix: "web-agent-".into(),
             placeholder_prefix: "web-placeholder-".into(),
             placeholder_suffix: ".mark".into(),
@@ -46,6 +48,7 @@ pub(crate) fn web() -> World {
             registrations: vec![placeholder("base")],
             requests: Vec::new(),
         },
+        siblings: Vec::new(),
         look: Seen::At(LOOK),
     }
 }
@@ -109,6 +112,7 @@ pub(crate) struct World {
     pub(crate) pool: Pool,
     pub(crate) cluster: Cluster,
     pub(crate) agent_pool: AgentPool,
+    pub(crate) siblings: Vec<World>,
     look: Seen,
 }
 
@@ -245,6 +249,7 @@ impl World {
                 Seen::Unknown => unknown(Some(agent_pool)),
                 Seen::Never => unknown(None),
             },
+            siblings: self.siblings.iter().map(Self::snapshot).collect(),
         }
     }
 
