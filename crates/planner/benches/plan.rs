@@ -7,7 +7,9 @@ use divan::{Bencher, black_box};
 use jiff::{SignedDuration, Timestamp};
 use planner::{
     AgentPool, Cluster, Intake, JobRequest, KnownLook, Look, Pod, PodPhase, Pool, Profile,
-    Registration, Reported, Snapshot, check, plan,
+    Registration, Reported, Snapshot,
+    assignment::{Kind, assign},
+    check, plan,
 };
 
 const SIZE: i64 = 10_000;
@@ -52,6 +54,26 @@ fn checking(bencher: Bencher, shape: Shape) {
     let snapshot = snapshot(shape);
     let plan = plan(&snapshot, now());
     bencher.bench_local(|| check(black_box(&snapshot), &plan, now()));
+}
+
+/// Jobs that no agent is there for, each of one of 50 profiles, beside the rest of a plan.
+#[divan::bench]
+fn assigning_10_000_jobs_to_50_profiles(bencher: Bencher) {
+    // Every other class of jobs may have agents of two profiles, so that some have to give way.
+    let classes: Vec<Vec<usize>> = (0..200)
+        .map(|class| match class % 2 {
+            0 => vec![2 * (class % 50) + 1],
+            _ => vec![2 * (class % 50) + 1, 2 * (class * 7 % 50) + 1],
+        })
+        .collect();
+    let kinds: Vec<Kind> = (0..100)
+        .map(|kind| Kind {
+            size: if kind % 2 == 0 { 0 } else { 190 },
+            made_in: (kind % 2 == 1).then_some(0),
+        })
+        .collect();
+    let jobs: Vec<usize> = (0..10_000).map(|job| job * 13 % 200).collect();
+    bencher.bench_local(|| assign(black_box(&jobs), &classes, &kinds, &[9_000]));
 }
 
 fn now() -> Timestamp {

@@ -70,8 +70,6 @@ pub(crate) struct Judge<'p, 'a> {
     own: &'p Party<'a>,
     candidates: Vec<Candidate<'a>>,
     strangers: Vec<Stranger<'a>>,
-    /// Names of agents that a job may want, in lower case.
-    names: HashSet<String>,
     verdicts: HashMap<&'a str, Rc<[Verdict]>>,
     by_demands: HashMap<(&'a [String], bool), Judged>,
     numbers: HashMap<Eligible, usize>,
@@ -88,13 +86,11 @@ impl<'p, 'a> Judge<'p, 'a> {
             })
         });
         let agents = || parties.iter().flat_map(|party| party.agents.values());
-        let alive = agents().filter(|agent| agent.is_alive());
         let mut judge = Self {
             parties,
             own,
             candidates: candidates.collect(),
             strangers: Vec::new(),
-            names: alive.map(|agent| agent.name.to_lowercase()).collect(),
             verdicts: HashMap::new(),
             by_demands: HashMap::new(),
             numbers: HashMap::new(),
@@ -114,7 +110,6 @@ impl<'p, 'a> Judge<'p, 'a> {
             {
                 continue;
             }
-            self.names.insert(registration.name.to_lowercase());
             let Reported { system, user } = &registration.capabilities;
             // Placeholders of RunnerPools of other operators stand for agents that may come.
             if !registration.online && !user.has(ENV_DIGEST) {
@@ -210,7 +205,7 @@ impl<'p, 'a> Judge<'p, 'a> {
         let parsed: Vec<Demand<'a>> = demands.iter().map(|text| Demand::parse(text)).collect();
         let pinned = |demand: &Demand<'_>| {
             matches!(demand, Demand::Equals { name, value }
-                if name.eq_ignore_ascii_case("Agent.Name") && self.names.contains(&value.to_lowercase()))
+                if name.eq_ignore_ascii_case("Agent.Name") && self.is_there(value))
         };
         if parsed.iter().any(pinned) {
             return Judged::Elsewhere;
@@ -257,6 +252,23 @@ impl<'p, 'a> Judge<'p, 'a> {
             classes.len() - 1
         });
         Judged::Served(*number)
+    }
+
+    /// Whether there is an agent of this name, be it a stranger's.
+    fn is_there(&self, name: &str) -> bool {
+        let mut parties = self.parties.iter();
+        if parties.any(|party| party.pool().placeholder_of(name).is_some()) {
+            return false;
+        }
+        let named = |other: &str| other.eq_ignore_ascii_case(name);
+        let mut agents = self.parties.iter().flat_map(|party| party.agents.values());
+        let mut registrations = self.own.look.agent_pool.registrations.iter();
+        agents.any(|agent| agent.is_alive() && named(&agent.name))
+            || registrations.any(|registration| {
+                let mut parties = self.parties.iter();
+                named(&registration.name)
+                    && !parties.any(|party| is_ours(party.pool(), registration, None))
+            })
     }
 
     fn verdicts(&mut self, text: &'a str) -> Rc<[Verdict]> {

@@ -81,6 +81,8 @@ pub struct Counts {
     pub leaked: u64,
     /// Pods created.
     pub pods: u64,
+    /// Agents that registered and had no job.
+    pub in_vain: u64,
     /// Looks at Azure DevOps that were carried out.
     pub looks: u64,
     /// Passes.
@@ -112,6 +114,7 @@ impl Counts {
             jobs_killed,
             leaked,
             pods,
+            in_vain,
             looks,
             passes,
             requests,
@@ -129,6 +132,7 @@ impl Counts {
         self.jobs_killed += jobs_killed;
         self.leaked += leaked;
         self.pods += pods;
+        self.in_vain += in_vain;
         self.looks += looks;
         self.passes += passes;
         self.requests += requests;

@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use operator::decide::{Decide, checked};
-use planner::{Action, AgentState, Look, Plan, Planned, Snapshot, Why, plan};
+use planner::{Action, AgentState, Look, Plan, Planned, Pool, Snapshot, Why, plan};
 
 /// Which operator runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -22,15 +22,21 @@ pub enum Control {
     Counters,
     /// Gives a name again as soon as no Pod has it.
     ReusedNames,
+    /// Compares the whole text of each demand with that of what a profile declares, as KEDA does.
+    WholeTexts,
+    /// Looks at the first demand of a job only, as the original operator does.
+    FirstDemand,
 }
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::OneLook,
         Self::FailedIsEmpty,
         Self::Counters,
         Self::ReusedNames,
+        Self::WholeTexts,
+        Self::FirstDemand,
     ];
 
     /// Its name on the command line.
@@ -40,6 +46,8 @@ impl Control {
             Self::FailedIsEmpty => "failed-is-empty",
             Self::Counters => "counters",
             Self::ReusedNames => "reused-names",
+            Self::WholeTexts => "whole-texts",
+            Self::FirstDemand => "first-demand",
         }
     }
 }
@@ -54,6 +62,18 @@ pub(crate) fn maker(control: Option<Control>) -> Maker {
         Some(Control::FailedIsEmpty) => unchecked(plan),
         Some(Control::OneLook) => unchecked(one_look),
         Some(Control::ReusedNames) => unchecked(reused_names),
+        Some(Control::WholeTexts) => unchecked(|snapshot, now| {
+            let texts = declared_texts(&snapshot.pool);
+            reading(snapshot, now, |demands| {
+                demands.iter().all(|demand| texts.contains(demand))
+            })
+        }),
+        Some(Control::FirstDemand) => unchecked(|snapshot, now| {
+            reading(snapshot, now, |demands| {
+                demands.truncate(1);
+                true
+            })
+        }),
         Some(Control::Counters) => {
             let counters = Mutex::new(HashMap::new());
             unchecked(move |snapshot, now| {
@@ -67,6 +87,34 @@ pub(crate) fn maker(control: Option<Control>) -> Maker {
 /// Plans that nobody looks at once more.
 fn unchecked(plan: impl Fn(&Snapshot, Timestamp) -> Plan + Send + Sync + 'static) -> Maker {
     Arc::new(move |snapshot, now| (plan(snapshot, now), Vec::new()))
+}
+
+/// Every text that a demand may have which a profile meets by what it declares.
+fn declared_texts(pool: &Pool) -> HashSet<String> {
+    let declared = pool
+        .profiles
+        .iter()
+        .flat_map(|profile| profile.declared.iter());
+    let texts =
+        declared.flat_map(|(name, value)| [name.to_owned(), format!("{name} -equals {value}")]);
+    texts.collect()
+}
+
+/// The plan of who reads demands in his own way; a job whose demands he does not take for met gets no agent.
+fn reading(snapshot: &Snapshot, now: Timestamp, read: impl Fn(&mut Vec<String>) -> bool) -> Plan {
+    let mut snapshot = snapshot.clone();
+    if let Look::Known(look) = &mut snapshot.look {
+        Arc::make_mut(&mut look.agent_pool)
+            .requests
+            .retain_mut(|request| {
+                // All of them leave out what every agent meets.
+                request
+                    .demands
+                    .retain(|demand| !demand.starts_with("Agent.Version "));
+                request.reserved_agent.is_some() || read(&mut request.demands)
+            });
+    }
+    plan(&snapshot, now)
 }
 
 fn one_look(snapshot: &Snapshot, now: Timestamp) -> Plan {

@@ -226,8 +226,9 @@ impl Batch {
             counts.jobs_lost_outside
         );
         println!(
-            "{} Pods, {} passes, {} requests, {} looks that were made; {} s to rest at the longest; with two leaders {} above the maximum, {} claims missing and {} names given twice",
+            "{} Pods ({} agents had no job), {} passes, {} requests, {} looks that were made; {} s to rest at the longest; with two leaders {} above the maximum, {} claims missing and {} names given twice",
             counts.pods,
+            counts.in_vain,
             counts.passes,
             counts.requests,
             counts.looks,

@@ -15,6 +15,7 @@ mod bed;
 mod chart;
 mod connection;
 mod crd;
+mod demands;
 mod failover;
 mod frozen;
 mod leadership;

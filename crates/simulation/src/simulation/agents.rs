@@ -71,6 +71,8 @@ pub(crate) struct Machine {
     session: Option<Uuid>,
     session_wanted_since: Option<Millis>,
     pub(crate) worker: Option<i64>,
+    /// It had a job.
+    pub(crate) worked: bool,
     worker_ended_at: Millis,
     stopping: bool,
     /// It hangs and never opens a session.
@@ -211,6 +213,7 @@ impl Simulation {
             session: None,
             session_wanted_since: None,
             worker: None,
+            worked: false,
             worker_ended_at: 0,
             stopping: false,
             hangs: false,
@@ -407,7 +410,8 @@ impl Simulation {
             let plan = self.world.job_plan(handle, notice.request);
             self.world.take_notice(now, handle, session, notice.message);
             let Some((duration, _)) = plan else { return };
-            self.machines[number].worker = Some(notice.request);
+            let machine = &mut self.machines[number];
+            (machine.worker, machine.worked) = (Some(notice.request), true);
             self.mark_effect("job begins", number);
             let request = notice.request;
             self.tell_pod(number, &format!("begins job {request}"));

@@ -26,6 +26,9 @@ impl Simulation {
         }
         let took = self.now - self.end;
         self.book.counts.longest_to_rest = took;
+        let idle = self.machines.iter();
+        let idle = idle.filter(|machine| machine.registration.is_some() && !machine.worked);
+        self.book.counts.in_vain = u64::try_from(idle.count()).unwrap_or(u64::MAX);
         // It still works: one more job for each kind of agent.
         for agent_pool in 0..self.agent_pools.len() {
             if !self.is_served(agent_pool) {
