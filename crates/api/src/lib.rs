@@ -8,6 +8,7 @@ pub mod names;
 mod organization;
 mod pod_template;
 mod profile;
+mod schedule;
 mod spec;
 mod status;
 mod validation;
@@ -16,12 +17,14 @@ mod warnings;
 pub use organization::{OrganizationUrl, OrganizationUrlError};
 pub use pod_template::{PodTemplate, PodTemplateMetadata};
 pub use profile::{Profile, ProfileSpec};
+pub use schedule::{InForce, in_force};
 pub use spec::{
     CertificateSource, ClaimTemplate, ExtraEnv, ImagePullPolicy, InitContainer, Mode, Placeholders,
-    RunnerPool, RunnerPoolSpec, SecurityContext, TerminatedPods,
+    RunnerPool, RunnerPoolSpec, Schedule, SecurityContext, TerminatedPods,
 };
 pub use status::{
     AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, RunnerPoolStatus,
+    ScheduleStatus,
 };
 pub use validation::{RESERVED_ENV, Violation, validate};
 pub use warnings::warnings;

@@ -66,6 +66,14 @@ use crate::{PodTemplate, ProfileSpec, RunnerPoolStatus};
         .message("minAgents must not be above maxAgents")
         .field_path(".minAgents"),
     validation = Rule::new(
+        "!has(self.schedules) || self.schedules.all(s, (has(s.minAgents) ? s.minAgents : self.minAgents) \
+         <= (has(s.maxAgents) ? s.maxAgents : self.maxAgents))"
+    )
+    .message(
+        "while a schedule is in force, minAgents must not be above maxAgents; what a schedule does not give is that of spec"
+    )
+    .field_path(".schedules"),
+    validation = Rule::new(
         "(has(self.agentNamePrefix) ? self.agentNamePrefix : '') == \
          (has(oldSelf.agentNamePrefix) ? oldSelf.agentNamePrefix : '')"
     )
@@ -98,6 +106,14 @@ pub struct RunnerPoolSpec {
     #[serde(default)]
     #[schemars(range(max = 10_000))]
     pub min_agents: u32,
+    /// Other values of `minAgents` and `maxAgents` for some of the time. One schedule is in force at a time: of those that
+    /// are active the one with the largest minimum, of equal ones the first. It gives both values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub schedules: Vec<Schedule>,
     /// 0: agents above the minimum run one job and are replaced. Above 0: they run on and are removed once they have
     /// been idle for so many seconds.
     #[serde(default)]
@@ -218,6 +234,60 @@ impl ImagePullPolicy {
             Self::Never => "Never",
         }
     }
+}
+
+/// Values of `minAgents` and `maxAgents` for some of the time: from each `start` on, for `duration` or until the next
+/// `end`.
+///
+/// When clocks change, what names one hour and one minute comes once: a time that is left out comes when the clock has
+/// jumped over it, a time that is there twice comes the first time. What names several hours or minutes comes as often as
+/// the clock shows it. A duration is the time that passes, whatever clocks show.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.duration) != has(self.end)")
+        .message("exactly one of duration and end must be given"),
+    validation = Rule::new(
+        "!has(self.duration) || (duration(self.duration) > duration('0s') && duration(self.duration) <= duration('8784h'))"
+    )
+    .message("duration must be longer than zero and at most 8784h")
+    .field_path(".duration"),
+    validation = Rule::new("has(self.minAgents) || has(self.maxAgents)")
+        .message("at least one of minAgents and maxAgents must be given")
+)]
+pub struct Schedule {
+    /// Name of the schedule, for the status.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(max = 63))]
+    pub name: String,
+    /// When it begins: minute, hour, day of the month, month and day of the week as for cron, like `0 8 * * 1-5`.
+    #[schemars(regex(pattern = r"^\s*\S+(\s+\S+){4}\s*$"), length(max = 256))]
+    pub start: String,
+    /// How long it is active from each start on, in hours, minutes and seconds, like `10h` or `8h30m`; at most `8784h`. A
+    /// start meanwhile prolongs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^([0-9]{1,5}[hms])+$"), length(max = 32))]
+    pub duration: Option<String>,
+    /// When it ends, instead of `duration`, written like `start`: the first such time after each start. That may be on
+    /// another day: a start at `0 22 * * *` and an end at `0 6 * * *` make a night.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^\s*\S+(\s+\S+){4}\s*$"), length(max = 256))]
+    pub end: Option<String>,
+    /// Time zone of `start` and `end`, by its name in the IANA database, like `Europe/Berlin`.
+    #[serde(default = "default_time_zone")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: String,
+    /// Instead of `spec.minAgents`; absent: that holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 10_000))]
+    pub min_agents: Option<u32>,
+    /// Instead of `spec.maxAgents`; absent: that holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_agents: Option<u32>,
+}
+
+fn default_time_zone() -> String {
+    "Etc/UTC".into()
 }
 
 /// How many Pods that ended stay: the newest of each kind, with their claims and without their registrations.

@@ -61,6 +61,13 @@ pub struct RunnerPoolStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub current_agent_index: Option<u32>,
+    /// Which of `spec.schedules` is in force, and what comes next. Absent without schedules.
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub schedule: Option<ScheduleStatus>,
     /// When Azure DevOps last answered, as of the last change of this status.
     #[serde(
         default,
@@ -132,6 +139,21 @@ pub enum ConnectionStatus {
     PoolNotFound,
     /// It asked to wait.
     Throttled,
+}
+
+/// Which schedule is in force, and what comes next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleStatus {
+    /// Name of the schedule in force; absent: `minAgents` and `maxAgents` of the spec hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<String>,
+    /// When another one comes into force, or none; absent: never, or too far away to be foreseen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_change_time: Option<Time>,
+    /// Name of the schedule that is in force then; absent: `minAgents` and `maxAgents` of the spec hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_active: Option<String>,
 }
 
 /// A registered agent.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use crate::{OrganizationUrl, RunnerPoolSpec, SecurityContext, names, pod_template};
+use crate::{OrganizationUrl, RunnerPoolSpec, SecurityContext, names, pod_template, schedule};
 
 /// Variables that the operator sets on every agent; `extraEnv` may not redefine them.
 pub const RESERVED_ENV: [&str; 7] = [
@@ -56,6 +56,7 @@ pub fn validate(spec: &RunnerPoolSpec) -> Vec<Violation> {
             format!("must not be above maxAgents, which is {}", spec.max_agents),
         );
     }
+    check_schedules(&mut found, spec);
     if spec.poll_interval_seconds < 5 {
         found.add("pollIntervalSeconds", "must be at least 5");
     }
@@ -173,6 +174,50 @@ fn check_profiles(found: &mut Violations, spec: &RunnerPoolSpec) {
                 spec.max_agents
             ),
         );
+    }
+}
+
+fn check_schedules(found: &mut Violations, spec: &RunnerPoolSpec) {
+    let mut names = BTreeSet::new();
+    for (i, schedule) in spec.schedules.iter().enumerate() {
+        let field = format!("schedules[{i}]");
+        if !is_label(&schedule.name) {
+            let remedy = "must be lower-case letters, digits and - inside, at most 63 of them";
+            found.add(format!("{field}.name"), remedy);
+        } else if !names.insert(&schedule.name) {
+            found.add(format!("{field}.name"), "must differ from every other name");
+        }
+        for (inner, message) in schedule::check(schedule) {
+            let dot = if inner.is_empty() { "" } else { "." };
+            found.add(format!("{field}{dot}{inner}"), message);
+        }
+        if schedule.max_agents == Some(0) {
+            found.add(format!("{field}.maxAgents"), "must be at least 1");
+        }
+        let (min, max) = (schedule.min_agents(spec), schedule.max_agents(spec));
+        match (schedule.min_agents, schedule.max_agents) {
+            (None, None) => {
+                let remedy = "at least one of minAgents and maxAgents must be given";
+                found.add(field, remedy);
+            }
+            (Some(_), Some(_)) if min > max => {
+                let remedy = format!("must not be above maxAgents, which is {max}");
+                found.add(format!("{field}.minAgents"), remedy);
+            }
+            (Some(_), None) if min > max => {
+                let remedy = format!(
+                    "must not be above spec.maxAgents, which is {max}; give maxAgents here as well"
+                );
+                found.add(format!("{field}.minAgents"), remedy);
+            }
+            (None, Some(_)) if min > max => {
+                let remedy = format!(
+                    "must not be below spec.minAgents, which is {min}; give minAgents here as well"
+                );
+                found.add(format!("{field}.maxAgents"), remedy);
+            }
+            _ => {}
+        }
     }
 }
 

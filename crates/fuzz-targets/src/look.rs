@@ -59,10 +59,10 @@ pub(crate) fn looks(data: &[u8]) {
     if !is_object_name(&pool.name_any()) {
         return;
     }
-    let Ok(wishes) = decode::wishes(pool, CLUSTER) else {
+    let now = Timestamp::from_second(NOW).expect("a time in this century");
+    let Ok(wishes) = decode::wishes(pool, CLUSTER, now) else {
         return;
     };
-    let now = Timestamp::from_second(NOW).expect("a time in this century");
     let claims = world.claims.iter();
     // The mirrors hold each name once.
     let pods: BTreeMap<String, planner::Pod> = world

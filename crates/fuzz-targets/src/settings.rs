@@ -1,7 +1,8 @@
 //! What users write: RunnerPools, URLs, quantities, flags.
 
-use api::{OrganizationUrl, RunnerPool, names, validate};
+use api::{OrganizationUrl, RunnerPool, in_force, names, validate};
 use clap::Parser as _;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource as _, ResourceExt as _};
 use operator::{
@@ -35,7 +36,8 @@ pub(crate) fn runner_pools(data: &[u8]) {
         return;
     };
     let violations = validate(&pool.spec);
-    let wishes = match decode::wishes(&pool, CLUSTER) {
+    let now = Timestamp::UNIX_EPOCH;
+    let wishes = match decode::wishes(&pool, CLUSTER, now) {
         Ok(wishes) => wishes,
         Err(text) => {
             assert!(!violations.is_empty() && !text.is_empty());
@@ -43,8 +45,18 @@ pub(crate) fn runner_pools(data: &[u8]) {
         }
     };
     assert!(violations.is_empty(), "{violations:?}");
-    let least = wishes.profiles.iter().map(|profile| profile.min_agents);
-    assert!(!wishes.profiles.is_empty() && least.sum::<u32>() <= wishes.max_agents);
+    assert!(!wishes.profiles.is_empty());
+    let mut time = now;
+    for _ in 0..3 {
+        let bounds = in_force(&pool.spec, time);
+        assert!(bounds.min_agents <= bounds.max_agents, "{bounds:?}");
+        let Some(until) = bounds.until else {
+            break;
+        };
+        assert!(until > time, "{bounds:?}");
+        assert_eq!(in_force(&pool.spec, until).schedule, bounds.next);
+        time = until;
+    }
     for profile in &wishes.profiles {
         let pod = decode::built_pod(&pool, CLUSTER, 7, profile);
         let mut pod: Pod = serde_json::from_value(json!(pod)).expect("what is written is readable");

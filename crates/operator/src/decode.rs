@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use api::RunnerPool;
 use azure_devops::{TaskAgent, TaskAgentJobRequest};
+use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
     api::core::v1::{PersistentVolumeClaim, Pod},
@@ -40,9 +41,13 @@ pub fn claim(claim: &PersistentVolumeClaim, pool: &RunnerPool) -> Option<planner
     AgentClaim::read(claim).and_then(|(_, read)| read.going(pool))
 }
 
-/// A RunnerPool's wishes; or all that is wrong with its spec, as one text.
-pub fn wishes(pool: &RunnerPool, cluster: &str) -> Result<Arc<planner::Pool>, String> {
-    reconcile::resolve(pool, cluster).map(|resolved| resolved.wishes)
+/// A RunnerPool's wishes at this time; or all that is wrong with its spec, as one text.
+pub fn wishes(
+    pool: &RunnerPool,
+    cluster: &str,
+    now: Timestamp,
+) -> Result<Arc<planner::Pool>, String> {
+    reconcile::resolve(pool, cluster, now).map(|resolved| resolved.wishes)
 }
 
 /// The token in a Secret; `None`: it is empty or holds characters that no token has.

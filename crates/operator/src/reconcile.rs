@@ -182,7 +182,7 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
         return Ok(Action::await_change());
     }
 
-    let resolved = match resolve(pool, &context.cluster) {
+    let resolved = match resolve(pool, &context.cluster, Timestamp::now()) {
         Ok(resolved) => resolved,
         Err(violations) => {
             if deleting && forced {
@@ -229,8 +229,9 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
         return finalize::finish(pool, &identity, context).await;
     }
     let report = report::report(pool, &identity, context, &observed, &plan, &done).await;
-    let due = plan
-        .next
+    let next = [plan.next, resolved.in_force.until].into_iter().flatten();
+    let due = next
+        .min()
         .map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default());
     let report = report?;
     let retry = if done.unfinished {

@@ -41,7 +41,7 @@ pub struct Replica {
     pods: Mirror<AgentPod>,
     claims: Mirror<AgentClaim>,
     subscriptions: Subscriptions,
-    /// Resolving builds a Pod for each profile. It is pure, so equal RunnerPools need it once.
+    /// Resolving builds a Pod for each profile. It is pure, so equal RunnerPools need it once for each schedule.
     resolved: Mutex<HashMap<String, Remembered>>,
 }
 
@@ -80,6 +80,8 @@ pub struct Made {
     pub snapshot: Snapshot,
     /// The plan.
     pub plan: Plan,
+    /// When the next pass is due, if nothing happens before.
+    pub next: Option<Timestamp>,
     /// Invariants that it breaks; then it was not carried out.
     pub breaches: Vec<Breach>,
     /// Something failed or was put off, and is to be tried again.
@@ -161,7 +163,7 @@ impl Replica {
             self.subscriptions.unsubscribe(&identity.key);
             return Passed::Nothing;
         }
-        let Some(resolved) = self.resolve(pool, &identity.uid) else {
+        let Some(resolved) = self.resolve(pool, &identity.uid, now) else {
             return Passed::Nothing;
         };
         let current = observe::current(pool, &identity, &resolved, &self.subscriptions);
@@ -211,7 +213,9 @@ impl Replica {
                 Err(_) => Passed::Failed,
             };
         }
+        let next = [plan.next, resolved.in_force.until].into_iter().flatten();
         Passed::Planned(Box::new(Made {
+            next: next.min(),
             plan,
             breaches,
             unfinished: done.unfinished,
@@ -229,14 +233,15 @@ impl Replica {
         }
     }
 
-    fn resolve(&self, pool: &Arc<RunnerPool>, uid: &str) -> Option<Arc<Resolved>> {
+    fn resolve(&self, pool: &Arc<RunnerPool>, uid: &str, now: Timestamp) -> Option<Arc<Resolved>> {
         let mut all = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((same, resolved)) = all.get(uid)
             && Arc::ptr_eq(same, pool)
+            && resolved.in_force == api::in_force(&pool.spec, now)
         {
             return Some(resolved.clone());
         }
-        let resolved = Arc::new(resolve::resolve(pool, &self.cluster).ok()?);
+        let resolved = Arc::new(resolve::resolve(pool, &self.cluster, now).ok()?);
         all.insert(uid.to_owned(), (pool.clone(), resolved.clone()));
         Some(resolved)
     }

@@ -36,7 +36,8 @@ impl<'a> Taught<'a> {
                 continue;
             };
             let system = &registration.capabilities.system;
-            if registration.online && !system.is_empty() {
+            // Agents report at their registration, and one that ran a short job may never be seen online.
+            if !system.is_empty() {
                 let newest = taught
                     .entry(&pod.profile)
                     .or_insert((registration.id, system));

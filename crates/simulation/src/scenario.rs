@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{ClaimTemplate, ProfileSpec, RunnerPool, RunnerPoolSpec, TerminatedPods};
+use api::{ClaimTemplate, ProfileSpec, RunnerPool, RunnerPoolSpec, Schedule, TerminatedPods};
 use kube::ResourceExt as _;
 
 use crate::{
@@ -118,6 +118,8 @@ impl Kind {
 impl Scenario {
     pub(crate) fn of(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5ce0_a210);
+        // Drawn apart, so that seeds from before there were schedules mean what they meant.
+        let mut of_schedules = Random::new(seed ^ 0x0c70_c4d1);
         let agent_pools = if random.permille(600) { 1 } else { 2 };
         let count = 1 + random.index(3);
         let mut pools: Vec<RunnerPool> = Vec::new();
@@ -132,6 +134,10 @@ impl Scenario {
             }
             let mut pool = RunnerPool::new(name, spec(&mut random, agent_pools));
             pool.metadata.namespace = Some(namespace.to_owned());
+            // Together with minimums of profiles it would not be simple to say how many agents there are to be.
+            if pool.spec.profiles.is_empty() {
+                pool.spec.schedules = schedules(&mut of_schedules);
+            }
             pools.push(pool);
         }
         let jobs_an_hour = (0..agent_pools)
@@ -244,6 +250,30 @@ fn profiles(random: &mut Random, spare: u32) -> Vec<ProfileSpec> {
         });
     }
     profiles
+}
+
+/// Schedules that come every day, sometimes.
+fn schedules(random: &mut Random) -> Vec<Schedule> {
+    let count = *random.pick(&[0, 0, 0, 1, 2]);
+    (0..count)
+        .map(|number| {
+            let max_agents = random.between(1, 8);
+            let min_agents = random.between(0, max_agents.min(3));
+            Schedule {
+                name: format!("hours-{number}"),
+                start: format!(
+                    "{} {} * * *",
+                    random.between(0, 59),
+                    random.pick(&["*/4", "3,15", "9"])
+                ),
+                duration: Some(format!("{}m", random.between(10, 300))),
+                end: None,
+                time_zone: (*random.pick(&["Etc/UTC", "Asia/Kolkata"])).to_owned(),
+                min_agents: u32::try_from(min_agents).ok(),
+                max_agents: u32::try_from(max_agents).ok(),
+            }
+        })
+        .collect()
 }
 
 /// The demands of a job: what some profile offers, mostly.

@@ -60,18 +60,50 @@ fn env() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Without what only `validate` knows: cron, time zones.
+fn schedule() -> impl Strategy<Value = Value> {
+    let duration = prop_oneof![
+        select(vec!["10h", "0s", "8784h", "8784h1s", "1.5h", "1d", "", "h"]).prop_map(String::from),
+        "([0-9]{0,6}[hms]){1,3}",
+    ];
+    (
+        select(vec!["a", "b", "c", "A"]),
+        option::weighted(0.8, duration),
+        option::weighted(0.2, select(vec!["0 6 * * *", "0 6 * *"])),
+        option::of(0_u32..4),
+        option::of(0_u32..4),
+    )
+        .prop_map(|(name, duration, end, min, max)| {
+            let given = [
+                ("duration", duration.map(Value::from)),
+                ("end", end.map(Value::from)),
+                ("minAgents", min.map(Value::from)),
+                ("maxAgents", max.map(Value::from)),
+            ];
+            let mut schedule = json!({"name": name, "start": "0 8 * * *"});
+            for (field, value) in given {
+                if let Some(value) = value {
+                    schedule[field] = value;
+                }
+            }
+            schedule
+        })
+}
+
 proptest! {
     #[test]
     fn the_schema_refuses_what_validate_refuses(
         (min, max) in (0_u32..4, 0_u32..4),
         env in vec(env(), 0..3),
         claims in vec(claim(), 0..3),
+        schedules in vec(schedule(), 0..3),
     ) {
         let mut spec = spec("{}");
         spec["minAgents"] = min.into();
         spec["maxAgents"] = max.into();
         spec["extraEnv"] = env.into();
         spec["pvcs"] = claims.into();
+        spec["schedules"] = schedules.into();
         let schema = schema();
         let object = object(&spec);
         let mut refused = structure(&schema, &object);

@@ -68,6 +68,7 @@ fn absent_fields_get_their_default_from_the_schema() {
         ("ttlIdleSeconds", json!(0)),
         ("pollIntervalSeconds", json!(5)),
         ("capabilityAware", json!(false)),
+        ("schedules[].timeZone", json!("Etc/UTC")),
         ("pvcs[].createPvc", json!(true)),
         ("pvcs[].optional", json!(false)),
         ("pvcs[].deleteWithAgent", json!(false)),
@@ -171,7 +172,9 @@ fn every_list_of_ours_merges_as_a_map() {
         [
             r#".spec.certTrustStore map ["secretName"]"#,
             r#".spec.extraEnv map ["name"]"#,
+            r#".spec.profiles map ["name"]"#,
             r#".spec.pvcs map ["name"]"#,
+            r#".spec.schedules map ["name"]"#,
             r#".status.conditions map ["type"]"#,
         ]
     );
@@ -181,7 +184,7 @@ fn every_list_of_ours_merges_as_a_map() {
 fn lists_and_texts_under_cel_rules_are_bounded() {
     // The API server refuses a rule whose cost it cannot bound.
     let schema = schema();
-    for list in ["pvcs", "extraEnv"] {
+    for list in ["pvcs", "extraEnv", "schedules", "profiles"] {
         let list = &schema["properties"]["spec"]["properties"][list];
         assert!(list["maxItems"].is_u64(), "{list}");
     }
@@ -189,4 +192,6 @@ fn lists_and_texts_under_cel_rules_are_bounded() {
     for text in ["mountPath", "storage"] {
         assert!(claim[text]["maxLength"].is_u64(), "{text}");
     }
+    let schedule = &schema["properties"]["spec"]["properties"]["schedules"]["items"]["properties"];
+    assert!(schedule["duration"]["maxLength"].is_u64());
 }

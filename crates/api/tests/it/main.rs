@@ -9,4 +9,5 @@ mod agreement;
 mod crd;
 mod examples;
 mod rules;
+mod schedules;
 mod schema;

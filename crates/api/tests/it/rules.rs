@@ -56,6 +56,111 @@ const CASES: &[(&str, &str, Also)] = &[
     ("maxAgents: 0", "maxAgents", Structure),
     ("{minAgents: 3, maxAgents: 2}", "minAgents", Cel),
     ("minAgents: 11", "minAgents", Cel),
+    (
+        "schedules: [{name: 'A b', start: 0 8 * * *, duration: 1h, minAgents: 1}]",
+        "schedules[0].name",
+        Structure,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1h, minAgents: 1}, {name: a, start: 0 9 * * *, duration: 1h, minAgents: 1}]",
+        "schedules[1].name",
+        Structure,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * *, duration: 1h, minAgents: 1}]",
+        "schedules[0].start",
+        Structure,
+    ),
+    (
+        "schedules: [{name: a, start: 0 0 8 * * *, duration: 1h, minAgents: 1}]",
+        "schedules[0].start",
+        Structure,
+    ),
+    (
+        "schedules: [{name: a, start: 0 24 * * *, duration: 1h, minAgents: 1}]",
+        "schedules[0].start",
+        Nobody,
+    ),
+    (
+        "schedules: [{name: a, start: 0 0 30 2 *, duration: 1h, minAgents: 1}]",
+        "schedules[0].start",
+        Nobody,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, end: 0 8 * * FUN, minAgents: 1}]",
+        "schedules[0].end",
+        Nobody,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, minAgents: 1}]",
+        "schedules[0]",
+        Cel,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1h, end: 0 9 * * *, minAgents: 1}]",
+        "schedules[0]",
+        Cel,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1.5h, minAgents: 1}]",
+        "schedules[0].duration",
+        Structure,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1d, minAgents: 1}]",
+        "schedules[0].duration",
+        Structure,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: '', minAgents: 1}]",
+        "schedules[0].duration",
+        Structure,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 0h0m, minAgents: 1}]",
+        "schedules[0].duration",
+        Cel,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 8784h1s, minAgents: 1}]",
+        "schedules[0].duration",
+        Cel,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1h, timeZone: '', minAgents: 1}]",
+        "schedules[0].timeZone",
+        Structure,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1h, timeZone: Europe/Bonn, minAgents: 1}]",
+        "schedules[0].timeZone",
+        Nobody,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1h}]",
+        "schedules[0]",
+        Cel,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1h, maxAgents: 0}]",
+        "schedules[0].maxAgents",
+        Structure,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1h, minAgents: 3, maxAgents: 2}]",
+        "schedules[0].minAgents",
+        Cel,
+    ),
+    (
+        "schedules: [{name: a, start: 0 8 * * *, duration: 1h, minAgents: 11}]",
+        "schedules[0].minAgents",
+        Cel,
+    ),
+    (
+        "{minAgents: 3, schedules: [{name: a, start: 0 8 * * *, duration: 1h, maxAgents: 2}]}",
+        "schedules[0].maxAgents",
+        Cel,
+    ),
     ("pollIntervalSeconds: 4", "pollIntervalSeconds", Structure),
     (
         "capabilityImages: {'two words': a:1}",
@@ -265,6 +370,9 @@ fn what_is_allowed_is_allowed_by_all() {
         "pool: My Linux Pool",
         "{minAgents: 2, maxAgents: 2}",
         "ttlIdleSeconds: 0",
+        "schedules: [{name: a, start: ' 0  8 * * MON-FRI ', duration: 8784h, timeZone: europe/berlin, minAgents: 10}]",
+        "schedules: [{name: a, start: 0 0 29 2 *, end: 59 23 L * 5#2, minAgents: 11, maxAgents: 11}]",
+        "{minAgents: 3, schedules: [{name: a, start: 0 8 * * *, duration: 8h30m, minAgents: 0, maxAgents: 2}]}",
         "pollIntervalSeconds: 5",
         "capabilityImages: {java: a:java, node.js: a:node}",
         "extraEnv: [{name: A, value: ''}, {name: a.b-c_d, valueFrom: {configMapKeyRef: {name: c, key: k}}}]",

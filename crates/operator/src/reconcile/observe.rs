@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use api::{RunnerPool, conditions::Reason, names};
+use api::{InForce, RunnerPool, conditions::Reason, names};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource as _};
 use planner::{Cluster, Look, Pool, Snapshot};
@@ -22,6 +22,7 @@ use crate::{
 pub(crate) struct Observed {
     pub(crate) snapshot: Snapshot,
     pub(crate) organization: String,
+    pub(crate) in_force: InForce,
     pub(crate) subscription: Subscription,
     /// Id of the agent pool, once it is known.
     pub(crate) pool_id: Option<i64>,
@@ -89,6 +90,7 @@ pub(crate) fn gather(
     Observed {
         snapshot,
         organization,
+        in_force: resolved.in_force.clone(),
         subscription,
         pool_id,
         outcome,

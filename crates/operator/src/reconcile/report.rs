@@ -8,8 +8,8 @@ use std::{
 };
 
 use api::{
-    AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, Mode, RunnerPool,
-    RunnerPoolStatus,
+    AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, InForce, Mode, RunnerPool,
+    RunnerPoolStatus, ScheduleStatus,
     conditions::{ConditionType, Reason},
     names,
 };
@@ -294,8 +294,12 @@ impl Findings {
             Some(_) => Verdict::yes(Finding::new(
                 Reason::MaxAgentsReached,
                 format!(
-                    "more agents are needed than spec.maxAgents ({}){} allows; jobs wait until one is free",
-                    pool.spec.max_agents,
+                    "more agents are needed than {} ({}){} allows; jobs wait until one is free",
+                    observed.in_force.schedule.as_ref().map_or_else(
+                        || "spec.maxAgents".to_owned(),
+                        |name| format!("schedule {name}")
+                    ),
+                    observed.in_force.max_agents,
                     if pool
                         .spec
                         .profiles
@@ -409,6 +413,7 @@ fn status(
         organization_name: Some(observed.organization.clone()),
         active: matches!(observed.outcome, Outcome::Seen(_)),
         current_agent_index: plan.agents.iter().map(|agent| agent.index).max(),
+        schedule: schedule(pool, &observed.in_force),
         last_error: findings.first_error(),
         agent_indexes: indexes(pool, plan),
         conditions: findings.conditions(pool, current),
@@ -437,7 +442,11 @@ fn status(
                 .filter(|(_, registration)| registration.online)
                 .count(),
         );
-        status.agents_summary = Some(format!("{}/{}", registered().count(), pool.spec.max_agents));
+        status.agents_summary = Some(format!(
+            "{}/{}",
+            registered().count(),
+            observed.in_force.max_agents
+        ));
         status.agents = registered()
             .take(MOST_LISTED)
             .map(|(agent, registration)| agent_status(agent, registration))
@@ -445,6 +454,17 @@ fn status(
         status.last_polled = Some(whole(look.taken_at));
     }
     status
+}
+
+fn schedule(pool: &RunnerPool, in_force: &InForce) -> Option<ScheduleStatus> {
+    let change = in_force
+        .until
+        .filter(|_| in_force.next != in_force.schedule);
+    (!pool.spec.schedules.is_empty()).then(|| ScheduleStatus {
+        active: in_force.schedule.clone(),
+        next_change_time: change.map(whole),
+        next_active: in_force.next.clone().filter(|_| change.is_some()),
+    })
 }
 
 fn count(items: usize) -> u32 {
@@ -562,6 +582,7 @@ async fn write(
                 .or_default()
                 .applied = Some(wanted);
             tell_conditions(pool, context, current, &status);
+            tell_schedule(pool, context, current, &status);
             Ok(None)
         }
         Err(kube::Error::Api(refusal)) if refusal.is_not_found() => Ok(None),
@@ -649,6 +670,33 @@ fn tell_conditions(
         };
         context.events.emit(&pool.object_ref(&()), report);
     }
+}
+
+/// One event for each change of the schedule in force.
+fn tell_schedule(
+    pool: &RunnerPool,
+    context: &Context,
+    current: &RunnerPoolStatus,
+    status: &RunnerPoolStatus,
+) {
+    let active = |status: &RunnerPoolStatus| status.schedule.clone().and_then(|told| told.active);
+    let (reason, note) = match (active(current), active(status)) {
+        (old, new) if old == new => return,
+        (_, Some(new)) => ("ScheduleBegan", format!("Schedule {new} is in force")),
+        (Some(old), None) => (
+            "ScheduleEnded",
+            format!("Schedule {old} is over; minAgents and maxAgents of the spec hold"),
+        ),
+        (None, None) => return,
+    };
+    let report = Report {
+        warning: false,
+        reason,
+        action: "Reconcile",
+        note,
+        pod: None,
+    };
+    context.events.emit(&pool.object_ref(&()), report);
 }
 
 /// One event for each job that was lost with its Pod.

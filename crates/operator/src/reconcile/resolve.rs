@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::{Mode, OrganizationUrl, Placeholders, RunnerPool, TerminatedPods, names};
-use jiff::SignedDuration;
+use api::{InForce, Mode, OrganizationUrl, Placeholders, RunnerPool, TerminatedPods, names};
+use jiff::{SignedDuration, Timestamp};
 use kube::{Resource as _, ResourceExt as _};
 use planner::{Keep, Pool, Profile};
 
@@ -18,10 +18,16 @@ pub(crate) struct Resolved {
     pub(crate) secret: String,
     pub(crate) interval: Duration,
     pub(crate) wishes: Arc<Pool>,
+    /// What made the bounds in the wishes. They hold until it ends.
+    pub(crate) in_force: InForce,
 }
 
-/// The RunnerPool's wishes; or all violations of its spec, as one text.
-pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, String> {
+/// The RunnerPool's wishes at this time; or all violations of its spec, as one text.
+pub(crate) fn resolve(
+    pool: &RunnerPool,
+    cluster: &str,
+    now: Timestamp,
+) -> Result<Resolved, String> {
     let violations = api::validate(&pool.spec);
     let organization = match OrganizationUrl::parse(&pool.spec.az_do_url) {
         Ok(organization) if violations.is_empty() => organization,
@@ -37,6 +43,7 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
     let spec = &pool.spec;
     let pool_name = spec.pool.trim().to_owned();
     let owner_mark = names::owner_mark(cluster, &pool.namespace().unwrap_or_default(), &name);
+    let in_force = api::in_force(spec, now);
     let wishes = Pool {
         name: format!("{}/{name}", pool.namespace().unwrap_or_default()),
         priority: spec.priority,
@@ -46,10 +53,10 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
             owner_mark.as_bytes(),
         )),
         owner_mark,
-        max_agents: spec.max_agents,
+        max_agents: in_force.max_agents,
         ttl_idle: (spec.ttl_idle_seconds > 0)
             .then(|| SignedDuration::from_secs(spec.ttl_idle_seconds.into())),
-        profiles: profiles(pool, cluster),
+        profiles: profiles(pool, cluster, in_force.min_agents),
         mode: match spec.mode {
             Mode::Active => planner::Mode::Active,
             Mode::Paused => planner::Mode::Paused,
@@ -69,6 +76,7 @@ pub(crate) fn resolve(pool: &RunnerPool, cluster: &str) -> Result<Resolved, Stri
         secret: spec.pat_secret_name.trim().to_owned(),
         interval: Duration::from_secs(spec.poll_interval_seconds.into()),
         wishes: Arc::new(wishes),
+        in_force,
     })
 }
 
@@ -80,9 +88,11 @@ fn keep(terminated: TerminatedPods) -> Keep {
     }
 }
 
-/// The base first, then those that the spec lists, then one for each entry of `capabilityImages`.
-fn profiles(pool: &RunnerPool, cluster: &str) -> Vec<Profile> {
-    let profiles = pool.spec.all_profiles();
+/// The base first, then those that the spec lists, then one for each entry of `capabilityImages`. The base keeps the
+/// minimum that is in force.
+fn profiles(pool: &RunnerPool, cluster: &str, min_agents: u32) -> Vec<Profile> {
+    let mut profiles = pool.spec.all_profiles();
+    profiles[0].min_agents = min_agents;
     let profiles = profiles.iter().map(|profile| Profile {
         name: profile.name.to_owned(),
         declared: profile.capabilities.clone().into_iter().collect(),

@@ -34,6 +34,16 @@ async fn refusal(bed: &Bed, fields: Value) -> Option<String> {
     }
 }
 
+/// The API server refuses a `RunnerPool` with these fields, and says so.
+async fn refused(bed: &Bed, fields: Value, named: &str) {
+    let refusal = refusal(bed, fields.clone()).await;
+    let message = refusal.as_ref();
+    assert!(
+        message.is_some_and(|message| message.contains(named)),
+        "{fields}: {refusal:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_schema_refuses_what_breaks_a_rule_and_names_the_field() {
     let bed = Bed::make().await;
@@ -113,13 +123,54 @@ async fn the_schema_refuses_what_breaks_a_rule_and_names_the_field() {
             "spec.securityContext.runAsUser",
         ),
     ] {
-        let refusal = refusal(&bed, fields.clone()).await;
-        assert!(
-            refusal
-                .as_ref()
-                .is_some_and(|message| message.contains(named)),
-            "{fields}: {refusal:?}"
-        );
+        refused(&bed, fields, named).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_schema_refuses_schedules_that_break_a_rule() {
+    let bed = Bed::make().await;
+    let schedule = |fields: Value| {
+        let mut schedule =
+            json!({ "name": "a", "start": "0 8 * * *", "duration": "10h", "minAgents": 1 });
+        for (key, value) in fields.as_object().unwrap() {
+            schedule[key] = value.clone();
+        }
+        json!({ "schedules": [schedule] })
+    };
+    assert_eq!(refusal(&bed, schedule(json!({}))).await, None);
+    for (fields, named) in [
+        (
+            schedule(json!({ "start": "0 8 * *" })),
+            "spec.schedules[0].start",
+        ),
+        (
+            schedule(json!({ "duration": "1d" })),
+            "spec.schedules[0].duration",
+        ),
+        (
+            schedule(json!({ "duration": "0h" })),
+            "duration must be longer than zero",
+        ),
+        (schedule(json!({ "duration": "99999h" })), "at most 8784h"),
+        (
+            schedule(json!({ "end": "0 9 * * *" })),
+            "exactly one of duration and end",
+        ),
+        (
+            schedule(json!({ "duration": null })),
+            "exactly one of duration and end",
+        ),
+        (
+            schedule(json!({ "minAgents": null })),
+            "at least one of minAgents and maxAgents",
+        ),
+        (
+            schedule(json!({ "minAgents": 11 })),
+            "while a schedule is in force, minAgents must not be above maxAgents",
+        ),
+    ] {
+        refused(&bed, fields, named).await;
     }
 }
 
@@ -129,6 +180,7 @@ async fn absent_fields_get_their_documented_defaults_and_nothing_is_pruned() {
     let spec = json!({
         "azDoUrl": bed.organization_url(), "pool": "p", "patSecretName": "pat", "image": "agent:1",
         "pvcs": [{ "name": "a", "mountPath": "/a", "storage": "1Gi" }],
+        "schedules": [{ "name": "a", "start": "0 8 * * *", "end": "0 18 * * *", "maxAgents": 20 }],
         "initContainer": {}, "securityContext": {},
         "extraEnv": [{ "name": "A", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
     });
@@ -153,6 +205,12 @@ async fn absent_fields_get_their_documented_defaults_and_nothing_is_pruned() {
         ("/pollIntervalSeconds", json!(5)),
         ("/imagePullPolicy", json!("IfNotPresent")),
         ("/capabilityAware", json!(false)),
+        (
+            "/schedules/0",
+            json!({
+                "name": "a", "start": "0 8 * * *", "end": "0 18 * * *", "timeZone": "Etc/UTC", "maxAgents": 20,
+            }),
+        ),
         ("/initContainer/image", json!("busybox:latest")),
         (
             "/securityContext",

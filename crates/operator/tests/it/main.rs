@@ -27,6 +27,7 @@ mod removals;
 mod replica;
 mod rights;
 mod scaling;
+mod schedules;
 mod shutdown;
 mod storage;
 mod stuck;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::RunnerPool;
+use azure_devops_simulator::world::AgentView;
 use k8s_openapi::api::{
     core::v1::{Container, Pod, ServiceAccount, VolumeMount},
     node::v1::RuntimeClass,
@@ -126,18 +127,26 @@ async fn variables_come_from_values_and_from_secrets() {
     let agent = agents.iter().find(|agent| agent.online).unwrap();
     assert_eq!(agent.system_capabilities["BUILD_ENVIRONMENT"], "production");
     assert_eq!(agent.system_capabilities["API_KEY"], "s3cret");
-    let placeholder = agents
-        .iter()
-        .find(|agent| agent.name == "web-placeholder-base")
-        .unwrap();
-    assert_eq!(
-        placeholder.system_capabilities["BUILD_ENVIRONMENT"],
-        "production"
-    );
-    assert_eq!(
-        placeholder.system_capabilities["API_KEY"], "",
-        "a secret value is nobody's business"
-    );
+    let learned = |agent: &&AgentView| {
+        agent.name == "web-placeholder-base"
+            && agent
+                .system_capabilities
+                .contains_key("Agent.OSArchitecture")
+    };
+    let agents = bed
+        .agents_when("the placeholder has learned", |agents| {
+            agents.iter().any(|agent| learned(&agent))
+        })
+        .await;
+    let placeholder = agents.iter().find(learned).unwrap();
+    let given = &placeholder.user_capabilities;
+    assert_eq!(given["BUILD_ENVIRONMENT"], "production");
+    assert_eq!(given["API_KEY"], "", "a secret value is nobody's business");
+    let mut all = placeholder
+        .system_capabilities
+        .values()
+        .chain(given.values());
+    assert!(all.all(|value| value != "s3cret"), "{placeholder:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -328,7 +337,7 @@ async fn a_template_is_merged_over_the_pod_and_a_changed_one_replaces_idle_agent
     let placeholder = agents.iter().find(|agent| reports(&agent.name)).unwrap();
     assert_eq!(
         placeholder
-            .system_capabilities
+            .user_capabilities
             .get("FROM_TEMPLATE")
             .map(String::as_str),
         Some("1")

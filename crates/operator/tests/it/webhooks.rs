@@ -211,6 +211,7 @@ async fn a_bad_spec_is_refused_with_every_violation_and_a_good_one_gets_the_labe
         "pollIntervalSeconds": 1,                                 // a plain rule of the schema
         "minAgents": 11,                                          // a rule of the schema in CEL
         "extraEnv": [{ "name": "AZP_URL", "value": "x" }],
+        "schedules": [{ "name": "night", "start": "0 25 * * *", "duration": "0s", "timeZone": "Mars", "maxAgents": 10 }],
     });
     let refusal = try_out(&bed, bad).await.unwrap_err();
     let kube::Error::Api(status) = &refusal else {
@@ -221,6 +222,10 @@ async fn a_bad_spec_is_refused_with_every_violation_and_a_good_one_gets_the_labe
         "spec.azDoUrl: ",
         "spec.pollIntervalSeconds: must be at least 5",
         "spec.minAgents: must not be above maxAgents, which is 10",
+        "spec.schedules[0].start: must be minute, hour, day of the month, month and day of the week, like `0 8 * * 1-5`",
+        "spec.schedules[0].duration: must be longer than zero",
+        "spec.schedules[0].timeZone: must be a time zone of the IANA database, like Europe/Berlin",
+        "spec.schedules[0].maxAgents: must not be below spec.minAgents, which is 11; give minAgents here as well",
         "spec.extraEnv[0].name: AZP_URL is set by the operator; choose another name",
     ] {
         assert!(status.message.contains(told), "{told}: {}", status.message);

@@ -387,7 +387,7 @@ impl Simulation {
             Passed::Failed => failed = true,
             Passed::Planned(made) => {
                 failed = made.unfinished;
-                wait = made.plan.next.map(|next| millis(next) - skew - now);
+                wait = made.next.map(|next| millis(next) - skew - now);
                 breaches = made.breaches.iter().map(ToString::to_string).collect();
                 desk.content = made.plan.actions.is_empty() && !made.unfinished;
                 let mut sights = process.sights.iter().flatten();
@@ -443,7 +443,7 @@ fn is_watched(meta: &ObjectMeta) -> bool {
     labels.any(|labels| labels.contains_key(api::names::LABEL_RUNNER_POOL))
 }
 
-/// Whether only a change, or the time that the plan itself names, can make the next pass do something: the same look
+/// Whether only a change, or the time that the pass itself names, can make the next pass do something: the same look
 /// taken later would give the same plan. Rules that depend on time look at Pods that start, end or have ended, and at
 /// removals that wait for a look; so none of these may be there, and nothing may be so recent that it shares a second
 /// with the look.

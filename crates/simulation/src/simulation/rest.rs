@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use super::{BOUND, Simulation, agents::Container};
 use crate::{
     book::Breach,
-    clock::{MINUTE, SECOND},
+    clock::{MINUTE, SECOND, at},
     cluster::{goes, has_ended, key, owner},
     scenario::AGENT_POOLS,
 };
@@ -154,8 +154,9 @@ impl Simulation {
                     left.push((Breach::LeftOver, detail));
                 }
             }
-            let profiles = pool.spec.all_profiles();
-            let wanted: u32 = profiles.iter().map(|profile| profile.min_agents).sum();
+            let profiles = &pool.spec.profiles;
+            let beside: u32 = profiles.iter().map(|profile| profile.min_agents).sum();
+            let wanted = api::in_force(&pool.spec, at(self.now)).min_agents + beside;
             let wanted = usize::try_from(wanted).unwrap_or_default();
             if alive != wanted {
                 let breach = if alive > wanted {

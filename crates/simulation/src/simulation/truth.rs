@@ -79,7 +79,12 @@ impl Simulation {
         let alive = pods
             .filter(|pod| owner(pod) == uid && !has_ended(pod))
             .count();
-        let most = usize::try_from(object.spec.max_agents).unwrap_or(usize::MAX);
+        // Of all schedules: the operator's clock may be wrong, and the creation on its way when one ends.
+        let schedules = object.spec.schedules.iter();
+        let most = schedules
+            .filter_map(|schedule| schedule.max_agents)
+            .fold(object.spec.max_agents, u32::max);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
         if alive <= most {
             return;
         }
