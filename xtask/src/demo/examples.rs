@@ -13,12 +13,13 @@ use serde_json::{Value, json};
 use crate::repository;
 
 /// The RunnerPools of the demonstration: one that runs each job in an agent of its own, one with a warm agent and
-/// certificates, one whose agents stay for a while, and one that chooses images by demand.
-const FILES: [&str; 4] = [
+/// certificates, one whose agents stay for a while, one that chooses images by demand, and one with profiles.
+const FILES: [&str; 5] = [
     "basic.yaml",
     "certificates.yaml",
     "advanced.yaml",
     "capability-aware.yaml",
+    "profiles.yaml",
 ];
 
 /// Instead of the five minutes of the advanced example, which nobody wants to watch: still longer than a few polls, so
@@ -68,6 +69,13 @@ impl Example {
             pool,
             changes,
         })
+    }
+
+    /// Agents that it keeps without need, of all profiles.
+    pub(crate) fn least(&self) -> usize {
+        let profiles = self.spec().all_profiles();
+        let least: u32 = profiles.iter().map(|profile| profile.min_agents).sum();
+        least as usize
     }
 
     /// The name of the RunnerPool.

@@ -38,7 +38,7 @@ const TO_BE_CANCELED: &str = "to be cancelled";
 
 /// In the mixed load: when (seconds), where, what it demands, its share, and how long each job takes (seconds). The second
 /// wave meets agents that have not gone yet.
-const MIX: [(u64, &str, Option<&str>, usize, u64); 12] = [
+const MIX: [(u64, &str, Option<&str>, usize, u64); 15] = [
     (0, "basic-runners", None, 8, 4), // at most three agents: the others wait for room
     (0, "corporate-runners", None, 5, 6),
     (0, "advanced-runners", Some("docker"), 4, 5),
@@ -46,11 +46,14 @@ const MIX: [(u64, &str, Option<&str>, usize, u64); 12] = [
     (0, "advanced-runners", None, 3, 5),
     (0, "capability-runners", Some("java"), 4, 6),
     (0, "capability-runners", None, 2, 3),
+    (0, "profiled-runners", Some("GPU -equals a100"), 4, 5), // at most two agents have one
+    (0, "profiled-runners", None, 2, 4),
     (22, "basic-runners", None, 2, 4),
     (22, "corporate-runners", None, 2, 4),
     (22, "advanced-runners", Some("docker"), 3, 8),
     (22, "capability-runners", Some("java"), 2, 4),
     (22, "capability-runners", Some("nodejs"), 2, 4),
+    (22, "profiled-runners", Some("large"), 2, 5),
 ];
 
 /// Long enough to be still running when it is cancelled, whatever happens.

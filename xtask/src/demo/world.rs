@@ -114,7 +114,7 @@ impl World {
             self.pods.read(|pods| History {
                 runner_pool: name.to_owned(),
                 agent_pool: spec.pool.clone(),
-                min_agents: spec.min_agents as usize,
+                min_agents: example.least(),
                 max_agents: spec.max_agents as usize,
                 most_agents: pods.most(name),
                 jobs: self.jobs(example),
@@ -183,7 +183,7 @@ impl World {
         };
         PoolView {
             name: name.to_owned(),
-            min: spec.min_agents as usize,
+            min: example.least(),
             max: spec.max_agents as usize,
             jobs: jobs.len(),
             queued: count(&[Outcome::Queued]),
