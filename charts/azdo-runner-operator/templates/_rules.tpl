@@ -14,7 +14,7 @@
   verbs: [patch] # declares Pods failed that do not start
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete] # patch: owners of claims that are kept
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get] # by name; never listed or watched

@@ -5,6 +5,7 @@ pub(crate) mod act;
 pub(crate) mod backoff;
 pub(crate) mod finalize;
 pub(crate) mod observe;
+mod release;
 mod report;
 pub(crate) mod resolve;
 mod troubles;
@@ -82,6 +83,12 @@ pub(crate) enum Error {
     Status(#[source] kube::Error),
     #[error("failed to write the finalizers")]
     Finalizers(#[source] kube::Error),
+    #[error("failed to let go of the claim {name}, which is to be kept")]
+    Claim {
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
     #[error("failed to read the Secret {name}")]
     Secret {
         name: String,
@@ -100,6 +107,7 @@ impl Error {
         match self {
             Self::Status(_) => "status",
             Self::Finalizers(_) => "finalizers",
+            Self::Claim { .. } => "claim",
             Self::Secret { .. } => "secret",
             Self::Deadline => "deadline",
             Self::Incomplete => "incomplete",
@@ -172,6 +180,20 @@ pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Con
 
 async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
     let identity = Identity::of(pool)?;
+    let released = release::kept_claims(pool, &identity, context).await;
+    if pool.meta().deletion_timestamp.is_some() {
+        released?; // or they would go with it
+        return pass_of(pool, &identity, context).await;
+    }
+    let action = pass_of(pool, &identity, context).await?;
+    released.map(|()| action)
+}
+
+async fn pass_of(
+    pool: &RunnerPool,
+    identity: &Identity,
+    context: &Context,
+) -> Result<Action, Error> {
     let forced = pool
         .annotations()
         .get(api::names::ANNOTATION_FORCE_DELETE)
@@ -186,19 +208,19 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
         Ok(resolved) => resolved,
         Err(violations) => {
             if deleting && forced {
-                return finalize::finish(pool, &identity, context).await;
+                return finalize::finish(pool, identity, context).await;
             }
             let finding = Finding::new(Reason::InvalidSpec, violations);
-            return report::blocked(pool, &identity, context, finding).await;
+            return report::blocked(pool, identity, context, finding).await;
         }
     };
-    let observed = match observe::observe(pool, &identity, &resolved, context).await? {
+    let observed = match observe::observe(pool, identity, &resolved, context).await? {
         Ok(observed) => observed,
         Err(finding) => {
             if deleting && forced {
-                return finalize::finish(pool, &identity, context).await;
+                return finalize::finish(pool, identity, context).await;
             }
-            report::blocked(pool, &identity, context, finding).await?;
+            report::blocked(pool, identity, context, finding).await?;
             // A Secret is not watched, so it is looked for again.
             return Ok(Action::requeue(resolved.interval));
         }
@@ -207,28 +229,20 @@ async fn pass(pool: &RunnerPool, context: &Context) -> Result<Action, Error> {
     let now = Timestamp::now();
     let (plan, breaches) = (context.decide)(&observed.snapshot, now);
     // First of all: what it tells of may be gone when the actions are done, or this process.
-    report::tell_lost_jobs(pool, &identity, context, &observed, &plan);
+    report::tell_lost_jobs(pool, identity, context, &observed, &plan);
     let done = if breaches.is_empty() {
         if !plan.actions.is_empty() && !deleting {
-            finalize::hold(pool, &identity, context).await?;
+            finalize::hold(pool, identity, context).await?;
         }
         let services = Services::new(pool, &identity.key, context, &observed.subscription);
-        act::act(
-            pool,
-            &identity,
-            context.known(),
-            &observed,
-            &plan,
-            &services,
-        )
-        .await
+        act::act(pool, identity, context.known(), &observed, &plan, &services).await
     } else {
         act::Done::refused(&breaches)
     };
     if deleting && (plan.finished || forced) {
-        return finalize::finish(pool, &identity, context).await;
+        return finalize::finish(pool, identity, context).await;
     }
-    let report = report::report(pool, &identity, context, &observed, &plan, &done).await;
+    let report = report::report(pool, identity, context, &observed, &plan, &done).await;
     let next = [plan.next, resolved.in_force.until].into_iter().flatten();
     let due = next
         .min()

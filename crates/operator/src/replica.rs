@@ -2,8 +2,8 @@
 //! ([`Replica`]), what it has seen of an agent pool ([`Sight`]), and one pass over one RunnerPool ([`Replica::pass`]).
 //!
 //! All that decides is the code that the program runs: mirrors, readers, subscriptions, resolve, observe, plan, check
-//! and act. Left out are the watches and HTTP clients that feed it, the status with its conditions and events, and the
-//! lease. The program itself uses none of this.
+//! and act. Left out are the watches and HTTP clients that feed it, the release of the former operator's claims, the status
+//! with its conditions and events, and the lease. The program itself uses none of this.
 
 use std::{
     collections::{HashMap, HashSet},

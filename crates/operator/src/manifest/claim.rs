@@ -9,6 +9,7 @@ use k8s_openapi::{
 };
 use kube::{Resource as _, ResourceExt as _, api::ObjectMeta};
 use planner::Claim;
+use serde_json::{Value, json};
 
 use crate::mirror::{Mirrored, PoolKey};
 
@@ -85,20 +86,40 @@ pub(crate) struct AgentClaim {
     template: String,
     /// Whether it goes with its agent; `None` on claims of the former operator, which did not note it.
     goes: Option<bool>,
+    /// Uids of what it would go with.
+    owners: Vec<String>,
     version: Option<u64>,
 }
 
 impl AgentClaim {
     /// The claim, if it goes with its agent: a kept one is in nobody's way.
     pub(crate) fn going(self, pool: &RunnerPool) -> Option<Claim> {
+        self.goes(pool).then_some(self.claim)
+    }
+
+    /// Name and uid of a kept claim that would go with this RunnerPool, as the former operator's do.
+    pub(crate) fn bound(self, pool: &RunnerPool) -> Option<(String, String)> {
+        let owned = self
+            .owners
+            .iter()
+            .any(|owner| pool.uid().as_ref() == Some(owner));
+        (owned && !self.goes(pool)).then_some((self.claim.name, self.claim.uid))
+    }
+
+    fn goes(&self, pool: &RunnerPool) -> bool {
         let described = || {
             let mut templates = pool.spec.pvcs.iter();
             templates.any(|template| {
                 template.name == self.template && template.create_pvc && template.delete_with_agent
             })
         };
-        self.goes.unwrap_or_else(described).then_some(self.claim)
+        self.goes.unwrap_or_else(described)
     }
+}
+
+/// A strategic merge patch that takes an owner away from exactly this claim.
+pub(crate) fn without_owner(claim: &str, owner: &str) -> Value {
+    json!({ "metadata": { "uid": claim, "ownerReferences": [{ "$patch": "delete", "uid": owner }] } })
 }
 
 impl Mirrored for AgentClaim {
@@ -127,6 +148,8 @@ impl Mirrored for AgentClaim {
             .get(names::ANNOTATION_DELETE_WITH_AGENT)
             .map(|goes| goes == "true");
         let template = label(names::LABEL_PVC_NAME).cloned().unwrap_or_default();
+        let owners = object.owner_references().iter();
+        let owners = owners.map(|owner| owner.uid.clone()).collect();
         let version = object
             .resource_version()
             .and_then(|version| version.parse().ok());
@@ -136,6 +159,7 @@ impl Mirrored for AgentClaim {
                 claim,
                 template,
                 goes,
+                owners,
                 version,
             },
         ))

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bed::{Bed, chart, control_plane, jobs, long_job},
+    storage::claim_of_the_former_operator,
     stuck::{GIVEN_UP, age, has_condition},
     webhooks::Service,
 };
@@ -63,8 +64,8 @@ async fn the_chart_gives_the_rights_that_are_used_and_no_others() {
     assert!(unused.is_empty(), "granted and never used: {unused:#?}");
 }
 
-/// What makes the operator do everything that it does: a Pod that does not start and is given up; agents for jobs, with
-/// claims of both kinds; a Pod that is lost; the end.
+/// What makes the operator do everything that it does: a claim of the former operator; a Pod that does not start and is
+/// given up; agents for jobs, with claims of both kinds; a Pod that is lost; the end.
 async fn from_nothing_to_jobs_and_back(bed: &Bed) {
     let pvcs = json!([
         { "name": "kept", "mountPath": "/kept", "storage": "1Gi" },
@@ -75,6 +76,11 @@ async fn from_nothing_to_jobs_and_back(bed: &Bed) {
     bed.create("web", json!({ "pvcs": pvcs, "extraEnv": env }))
         .await;
     bed.ready("web").await;
+    claim_of_the_former_operator(bed, "web", "kept").await;
+    bed.claims_when("its owner is taken away", |claims| {
+        claims.len() == 1 && claims[0].owner_references().is_empty()
+    })
+    .await;
     bed.queue(jobs(1, Duration::from_millis(200))).await;
     let first = bed.waiting("CreateContainerConfigError").await;
     age(bed, &first, "PodScheduled", 120).await;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use api::RunnerPool;
 use azure_devops_simulator::world::Outcome;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::{ResourceExt as _, api::PostParams};
+use kube::{Resource as _, ResourceExt as _, api::PostParams};
 use serde_json::json;
 
 use crate::bed::{Bed, jobs, names};
@@ -106,6 +107,83 @@ async fn kept_claims_are_taken_up_again_and_outlive_the_runner_pool() {
         .await;
     assert_eq!(left[0].uid(), uid);
     assert_eq!(left[0].metadata.deletion_timestamp, None);
+}
+
+/// A claim as the former operator makes it: the RunnerPool owns it, whether it is to be kept or not.
+pub(crate) async fn claim_of_the_former_operator(
+    bed: &Bed,
+    pool: &str,
+    name: &str,
+) -> PersistentVolumeClaim {
+    let owner = bed.api::<RunnerPool>().get(pool).await.unwrap();
+    let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+        "metadata": {
+            "name": format!("{pool}-agent-7-{name}"),
+            "labels": {
+                "app": "azdo-runner", "runner-pool": pool, "managed-by": "azdo-runner-operator",
+                "agent-index": "7", "pvc-name": name,
+            },
+            "ownerReferences": [owner.controller_owner_ref(&()).unwrap()],
+        },
+        "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } },
+    }))
+    .unwrap();
+    let claims = bed.api::<PersistentVolumeClaim>();
+    claims.create(&PostParams::default(), &claim).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kept_claims_of_the_former_operator_outlive_the_runner_pool_too() {
+    let mut bed = Bed::make().await;
+    let pvcs = json!([
+        { "name": "workspace", "mountPath": "/workspace", "storage": "1Gi" },
+        { "name": "cache", "mountPath": "/cache", "storage": "1Gi", "deleteWithAgent": true },
+    ]);
+    bed.create("web", json!({ "pvcs": pvcs })).await;
+    let kept = claim_of_the_former_operator(&bed, "web", "workspace").await;
+    let going = claim_of_the_former_operator(&bed, "web", "cache").await;
+    // No entry of spec.pvcs tells that it may go.
+    let unknown = claim_of_the_former_operator(&bed, "web", "former").await;
+    bed.start_operator().await;
+    let owners = |claims: &[PersistentVolumeClaim]| -> Vec<usize> {
+        claims
+            .iter()
+            .map(|claim| claim.owner_references().len())
+            .collect()
+    };
+    let claims = bed
+        .claims_when("kept ones have no owner", |claims| {
+            owners(claims).iter().sum::<usize>() == 1
+        })
+        .await;
+    let owned = claims
+        .iter()
+        .find(|claim| !claim.owner_references().is_empty());
+    assert_eq!(owned.unwrap().uid(), going.uid());
+    bed.ready("web").await;
+
+    // One that is met only while the RunnerPool goes, and whatever becomes of everything else.
+    bed.stop_operator().await;
+    let late = claim_of_the_former_operator(&bed, "web", "late").await;
+    bed.delete("web").await;
+    bed.start_operator().await;
+    bed.gone("web").await;
+    let left = [&unknown, &late, &kept];
+    for claim in left {
+        let found = bed
+            .api::<PersistentVolumeClaim>()
+            .get(&claim.name_any())
+            .await
+            .unwrap();
+        assert_eq!(found.uid(), claim.uid());
+        assert_eq!(
+            (
+                found.metadata.deletion_timestamp,
+                found.metadata.owner_references
+            ),
+            (None, None)
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
