@@ -22,7 +22,11 @@ use kube::{
         watcher,
     },
 };
-use tokio::{net::TcpListener, time};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    time,
+};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -50,6 +54,10 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Longest wait for the last Events to be written when the operator stops.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
+/// Longest wait for tasks that end by themselves when the operator stops: whoever asks for its health may never end the
+/// question.
+const LAST_TASKS: Duration = Duration::from_secs(2);
+
 /// For a leader that is to hand over: how long running passes may go on, then the Events that wait, then the writes that
 /// are under way. Together less than a second, as nobody acts meanwhile.
 const LAST_PASSES: Duration = Duration::from_millis(400);
@@ -68,7 +76,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     } = args;
     telemetry::start(log_format, &log_level);
     let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
+    tokio::spawn(stop_on(signals()?, stop.clone()));
     let listener = TcpListener::bind(health_address)
         .await
         .with_context(|| format!("--health-address: failed to listen on {health_address}"))?;
@@ -245,7 +253,9 @@ fn scopes(namespaces: Vec<String>) -> Vec<Option<String>> {
 async fn end(readiness: &Readiness, tasks: &TaskTracker) {
     readiness.set(false);
     tasks.close();
-    tasks.wait().await;
+    if time::timeout(LAST_TASKS, tasks.wait()).await.is_err() {
+        tracing::warn!("Gave up on connections that others keep open");
+    }
     tracing::info!("Stopped");
 }
 
@@ -616,24 +626,23 @@ fn start_readers(
 /// stop.
 async fn cluster_id(client: &Client, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    loop {
-        match namespaces.get("kube-system").await {
-            Ok(namespace) => {
-                let uid = namespace.uid();
-                return uid
-                    .context("the namespace kube-system has no uid")
-                    .map(Some);
+    let known = async {
+        loop {
+            match namespaces.get("kube-system").await {
+                Ok(namespace) => break namespace.uid(),
+                Err(error) => tracing::warn!(
+                    error = telemetry::chain(&error),
+                    "Failed to read the namespace kube-system"
+                ),
             }
-            Err(error) => tracing::warn!(
-                error = telemetry::chain(&error),
-                "Failed to read the namespace kube-system"
-            ),
+            time::sleep(Duration::from_secs(2)).await;
         }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(2)) => {}
-            () = stop.cancelled() => return Ok(None),
-        }
-    }
+    };
+    let Some(uid) = stop.run_until_cancelled(known).await else {
+        return Ok(None);
+    };
+    uid.context("the namespace kube-system has no uid")
+        .map(Some)
 }
 
 /// A second provider would be an error; the first one to be installed serves all.
@@ -653,14 +662,17 @@ async fn serve(listener: TcpListener, readiness: Readiness, stop: CancellationTo
     }
 }
 
-async fn stop_on_signal(stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return;
-    };
+/// SIGTERM and SIGINT. From here on they are heard: the first process of a container would not even die of them before.
+fn signals() -> anyhow::Result<[Signal; 2]> {
+    let both = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let [terminate, interrupt] = both.map(|signal| signal.context("failed to listen to signals"));
+    Ok([terminate?, interrupt?])
+}
+
+async fn stop_on([mut terminate, mut interrupt]: [Signal; 2], stop: CancellationToken) {
     tokio::select! {
         _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        _ = interrupt.recv() => {}
     }
     tracing::info!("Stopping");
     stop.cancel();
