@@ -273,3 +273,29 @@ fn run_command(mut command: Command) -> Result<()> {
 fn mebibytes(bytes: u64) -> String {
     format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    /// Their scripts and the Dockerfile are parsed by the linters of `cargo xtask check`.
+    #[test]
+    fn each_variant_has_a_branch_capabilities_and_a_release() {
+        let read = |path: &str| fs::read_to_string(repository::root().join(path)).unwrap();
+        let script = read("images/agent/runtimes/install.sh");
+        let workflow = read(".github/workflows/release.yaml");
+        let matrix = format!("variant: [{}]", VARIANTS.join(", "));
+        assert!(workflow.contains(&matrix), "{matrix}");
+        for variant in VARIANTS {
+            assert!(script.contains(&format!("\n  {variant})")), "{variant}");
+            let capabilities = read(&format!("images/agent/runtimes/{variant}.capabilities"));
+            let lines = capabilities.lines();
+            assert!(
+                lines.clone().count() > 0 && lines.clone().all(|line| line.contains('=')),
+                "{variant}: {capabilities}"
+            );
+        }
+    }
+}
