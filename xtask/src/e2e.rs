@@ -25,10 +25,8 @@ use self::{images::Images, stories::Told, world::World};
 use crate::{
     interrupt::{self, Interrupt},
     output, repository,
+    stages::SKIPPED,
 };
-
-/// Exit code where this machine cannot run it: neither a success nor a failure, as test programs of many have it.
-const SKIPPED: u8 = 77;
 
 /// Flags of the end-to-end run.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             return tell(args).await.map(Some);
         }
         if let Err(reason) = system::prepare()? {
-            output::line(format_args!("skipped e2e: {reason}"));
+            output::line(reason);
             return Ok(Some(ExitCode::from(SKIPPED)));
         }
         tokio::select! {

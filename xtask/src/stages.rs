@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, IsTerminal as _},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, ExitStatus},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -17,6 +17,9 @@ use crate::output;
 /// Where nobody watches a terminal, a stage that takes long says so once in so much time: a CI service may take a job
 /// that is silent for ten minutes for a dead one.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Exit code of a program that cannot run here: neither a success nor a failure, as test programs of many have it.
+pub(crate) const SKIPPED: u8 = 77;
 
 /// The stages so far.
 pub(crate) struct Stages {
@@ -67,8 +70,32 @@ impl Stages {
         announce(name);
         let mut log = Log::new(name, started);
         let result = log.follow(command);
-        let succeeded = matches!(result, Ok(true));
-        self.note(name, started.elapsed(), succeeded, log.tests);
+        self.close(started, &log, result)
+    }
+
+    /// A stage that is one test. It is skipped if the program says that it cannot run here.
+    pub(crate) fn test(&mut self, name: &'static str, command: Command) -> bool {
+        let started = Instant::now();
+        announce(name);
+        let mut log = Log::new(name, started);
+        let result = log.follow(command);
+        if let Ok(status) = result
+            && status.code() == Some(SKIPPED.into())
+        {
+            let why = log.text.trim_end().lines().last().unwrap_or_default();
+            self.skip(name, why);
+            return true;
+        }
+        let passed = self.close(started, &log, result);
+        // A failure counts already, as that of a stage.
+        self.tests.passed += u64::from(passed);
+        passed
+    }
+
+    /// Takes note of the end of a program.
+    fn close(&mut self, started: Instant, log: &Log, result: Result<ExitStatus>) -> bool {
+        let succeeded = result.as_ref().is_ok_and(ExitStatus::success);
+        self.note(log.name, started.elapsed(), succeeded, log.tests);
         if !succeeded {
             // Set in: lines of a test program must not be taken for ours by whoever reads this.
             output::line(format_args!(
@@ -82,18 +109,10 @@ impl Stages {
         succeeded
     }
 
-    /// A stage that is one test.
-    pub(crate) fn test(&mut self, name: &'static str, command: Command) -> bool {
-        let passed = self.command(name, command);
-        // A failure counts already, as that of a stage.
-        self.tests.passed += u64::from(passed);
-        passed
-    }
-
     /// A stage that cannot run here. It counts as a skipped test.
     pub(crate) fn skip(&mut self, name: &'static str, why: &str) {
         self.tests.skipped += 1;
-        output::line(format_args!("skipped {name:<28} {why}"));
+        output::line(format_args!("{}skipped {name:<28} {why}", start_of_line()));
     }
 
     /// Prints the summary; its last line counts the tests.
@@ -141,11 +160,7 @@ impl Stages {
         } else {
             format!("   {}", tests.describe())
         };
-        let start = if io::stdout().is_terminal() {
-            "\r\x1b[K"
-        } else {
-            ""
-        };
+        let start = start_of_line();
         output::line(format_args!(
             "{start}{result:<7} {name:<28} {:>9}{tests}",
             output::duration(elapsed)
@@ -209,8 +224,8 @@ impl Log {
         }
     }
 
-    /// Runs the program to its end. Whether it succeeded.
-    fn follow(&mut self, mut command: Command) -> Result<bool> {
+    /// Runs the program to its end.
+    fn follow(&mut self, mut command: Command) -> Result<ExitStatus> {
         let shown = format!("{command:?}");
         let (reader, writer) = io::pipe()?;
         command.stdout(writer.try_clone()?).stderr(writer);
@@ -237,7 +252,7 @@ impl Log {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        Ok(process.wait()?.success())
+        Ok(process.wait()?)
     }
 
     fn live(&mut self) {
@@ -261,6 +276,15 @@ impl Log {
                 output::clock(elapsed)
             ));
         }
+    }
+}
+
+/// Takes away what was announced.
+fn start_of_line() -> &'static str {
+    if io::stdout().is_terminal() {
+        "\r\x1b[K"
+    } else {
+        ""
     }
 }
 
@@ -325,13 +349,15 @@ mod tests {
         assert!(!stages.function("function", || anyhow::bail!("no")));
         assert!(!stages.test("demo", shell("exit 1")));
         assert!(stages.test("demo", shell("exit 0")));
+        assert!(stages.test("e2e", shell("echo no root; exit 77")));
         assert_eq!(
             stages.tests,
             Tests {
                 passed: 1,
                 failed: 3,
-                skipped: 0
+                skipped: 1
             }
         );
+        assert_eq!(stages.failed, ["build", "function", "demo"]);
     }
 }

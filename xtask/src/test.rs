@@ -55,9 +55,10 @@ pub(crate) fn run(stages: &mut Stages) {
                 repository::command(&program, &["demo", "--jobs", DEMO_JOBS]),
             );
             stages.test("chaos", repository::command(&program, &CHAOS));
+            stages.test("e2e", repository::command(&program, &["e2e"]));
         }
         Err(error) => {
-            for stage in ["demo", "chaos"] {
+            for stage in ["demo", "chaos", "e2e"] {
                 stages.skip(stage, &error.to_string());
             }
         }
