@@ -6,7 +6,9 @@
 //! programs are built before, outside.
 
 mod canary;
+mod guides;
 mod images;
+pub(crate) mod rights;
 mod stories;
 mod system;
 mod world;

@@ -8,7 +8,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{chart, output, repository};
+use crate::{chart, e2e::rights, output, repository};
 
 /// A generated file: its path from the root and its text.
 type Generated = (&'static str, String);
@@ -60,6 +60,7 @@ fn generate() -> Result<Vec<Generated>> {
             differences()?,
         ),
         ("docs/reference/values.md", values::document()?),
+        ("docs/reference/rights.md", rights::document()?),
         ("docs/reference/runnerpool.md", resource),
         ("docs/reference/cli.md", command_line),
     ])

@@ -1,26 +1,27 @@
 //! What runs, and how it is asked: with the commands that users have.
 
 use std::{
-    fs,
+    env, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use azure_devops_simulator::{AgentView, JobSpec, JobView, Outcome, PatSpec, Settings, Simulator};
-use control_plane::{ControlPlane, Options, helm, node, node::Node};
+use control_plane::{AuditEvent, ControlPlane, Options, binaries, node, node::Node};
 use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, process::Command, task, time};
+use tokio::{io::AsyncWriteExt as _, process::Command, time};
 
 use super::{
     canary::Canaries,
+    guides::Guides,
     images::{self, Images},
 };
-use crate::{chart, output::step};
+use crate::{chart, output::step, repository};
 
 /// Name of the release, and of the operator's Deployment.
 pub(super) const RELEASE: &str = "azdo-runner-operator";
@@ -34,6 +35,18 @@ const SIMULATOR_PORT: u16 = 8080;
 const TLS_PORT: u16 = 8443;
 /// For what takes seconds on a machine that has nothing else to do.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(180);
+/// For a command: longer than Helm waits.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(330);
+/// What the guides have for the operator's image, and what it is here.
+pub(super) const OWN_IMAGE: [(&str, &str); 2] = [
+    (
+        "my-registry.example.com/azdo-runner-operator",
+        images::OPERATOR,
+    ),
+    ("my-tag", images::TAG),
+];
+/// How the command begins that upgrades the release.
+const UPGRADE: &str = "helm upgrade azdo-runner-operator ";
 /// Between two looks at something that is about to happen.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -41,8 +54,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct World {
     pub(super) simulator: Simulator,
     pub(super) canaries: Canaries,
+    pub(super) guides: Guides,
     control_plane: ControlPlane,
     node: Node,
+    /// Where kubectl and Helm are found first.
+    path: String,
 }
 
 impl World {
@@ -83,6 +99,8 @@ impl World {
         Ok(Self {
             simulator,
             canaries: Canaries::start(),
+            guides: Guides::read()?,
+            path: path(&node)?,
             control_plane,
             node,
         })
@@ -90,34 +108,14 @@ impl World {
 
     /// What kubectl prints.
     pub(super) async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        self.kubectl_with(arguments, "").await
+        Ok(self.kubectl_with(arguments, "").await?.text)
     }
 
-    /// What kubectl prints when it reads this.
-    pub(super) async fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let shown = format!("kubectl {}", arguments.join(" "));
+    async fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<Printed> {
         let mut kubectl = Command::new(self.node.kubectl());
-        kubectl
-            .args(arguments)
-            .env("KUBECONFIG", self.kubeconfig())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let mut process = kubectl.spawn().context("cannot run kubectl")?;
-        let mut stdin = process.stdin.take().context("kubectl has no input")?;
-        // Where it does not read all, its message says why.
-        let _ = stdin.write_all(input.as_bytes()).await;
-        drop(stdin);
-        let output = time::timeout(TIMEOUT, process.wait_with_output())
-            .await
-            .with_context(|| format!("does not end: {shown}"))??;
-        let (out, error) = (
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        ensure!(output.status.success(), "{shown}: {}{}", out, error.trim());
-        Ok(out.into_owned())
+        kubectl.args(arguments);
+        let shown = format!("kubectl {}", arguments.join(" "));
+        self.run(kubectl, &shown, input).await
     }
 
     /// An object as JSON.
@@ -127,41 +125,79 @@ impl World {
         serde_json::from_str(&text).context("kubectl printed no JSON")
     }
 
-    /// As `kubectl apply --filename -`.
-    pub(super) async fn apply(&self, object: &Value) -> Result<()> {
-        self.kubectl_with(&["apply", "--filename", "-"], &object.to_string())
-            .await
-            .map(drop)
+    /// As `kubectl apply --filename -`; gives the warnings.
+    pub(super) async fn apply(&self, object: &Value) -> Result<String> {
+        let arguments = ["apply", "--filename", "-"];
+        let printed = self.kubectl_with(&arguments, &object.to_string()).await?;
+        Ok(printed.warnings)
     }
 
     /// Runs Helm.
-    pub(super) fn helm(&self, arguments: &[&str]) -> Result<String> {
-        let kubeconfig = self.kubeconfig();
-        let kubeconfig = kubeconfig.to_string_lossy();
-        let all = [arguments, &["--kubeconfig", &kubeconfig]].concat();
-        task::block_in_place(|| helm::run(&all, None))
-            .with_context(|| format!("helm {}", arguments.join(" ")))
+    pub(super) async fn helm(&self, arguments: &[&str]) -> Result<String> {
+        let mut helm = Command::new("helm");
+        helm.args(arguments);
+        let shown = format!("helm {}", arguments.join(" "));
+        Ok(self.run(helm, &shown, "").await?.text)
     }
 
-    /// `helm install` or `helm upgrade` of a chart, with the image that was built.
-    pub(super) fn deploy(&self, chart: &Path, arguments: &[&str]) -> Result<String> {
-        let chart = chart.to_string_lossy();
-        let repository = format!("image.repository={}", images::OPERATOR);
-        let tag = format!("image.tag={}", images::TAG);
-        let [command, more @ ..] = arguments else {
-            bail!("install or upgrade?");
-        };
-        let head = [*command, RELEASE, &chart, "--namespace", NAMESPACE];
-        let tail = [
-            "--set",
-            &repository,
-            "--set",
-            &tag,
-            "--wait",
-            "--timeout",
-            "3m",
-        ];
-        self.helm(&[&head[..], &tail, more].concat())
+    /// Runs the command of the guides that begins so, in a shell at the root of the repository. Users replace words of it by
+    /// their own, and some write more.
+    pub(super) async fn documented(
+        &self,
+        begin: &str,
+        replaced: &[(&str, &str)],
+        more: &str,
+    ) -> Result<String> {
+        let documented = self.guides.command(begin)?;
+        let mut line = documented.clone();
+        for (word, own) in replaced {
+            ensure!(line.contains(word), "there is no {word:?} in {documented}");
+            line = line.replace(word, own);
+        }
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{line} {more}")])
+            .current_dir(repository::root());
+        Ok(self.run(shell, &documented, "").await?.text)
+    }
+
+    /// Installs the chart, with the image that was built.
+    pub(super) async fn install(&self) -> Result<String> {
+        self.documented("helm install ", &OWN_IMAGE, "").await
+    }
+
+    /// Upgrades the release, with these further values.
+    pub(super) async fn upgrade(&self, values: &str) -> Result<String> {
+        self.documented(UPGRADE, &[], values).await
+    }
+
+    async fn run(&self, mut command: Command, shown: &str, input: &str) -> Result<Printed> {
+        command
+            .env("PATH", &self.path)
+            .env("KUBECONFIG", self.kubeconfig())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut process = command
+            .spawn()
+            .with_context(|| format!("cannot run {shown}"))?;
+        let mut stdin = process.stdin.take().context("it has no input")?;
+        // Where it does not read all, its message says why.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let output = time::timeout(COMMAND_TIMEOUT, process.wait_with_output())
+            .await
+            .with_context(|| format!("does not end: {shown}"))??;
+        let (out, error) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        ensure!(output.status.success(), "{shown}: {}{}", out, error.trim());
+        Ok(Printed {
+            text: out.into_owned(),
+            warnings: error.into_owned(),
+        })
     }
 
     /// The chart in this repository.
@@ -200,22 +236,16 @@ impl World {
             Ok(())
         })?;
         self.kubectl(&["create", "namespace", name]).await?;
-        let literal = format!("--from-literal=token={token}");
-        self.kubectl(&[
-            "create",
-            "secret",
-            "generic",
-            "pat-token",
-            &literal,
-            "--namespace",
-            name,
-        ])
-        .await?;
-        Ok(Team {
+        let team = Team {
             world: self,
             name,
+            token,
             simulator,
-        })
+        };
+        let own = [("YOUR_PAT_TOKEN", team.token.as_str())];
+        team.documented("kubectl create secret generic pat-token ", &own, "")
+            .await?;
+        Ok(team)
     }
 
     /// Fails if there is a token in an object that is no Secret.
@@ -283,6 +313,11 @@ impl World {
         self.canaries.write_logs(folder)
     }
 
+    /// What the API server was asked.
+    pub(super) fn audit_log(&self) -> Result<Vec<AuditEvent>> {
+        self.control_plane.audit_log()
+    }
+
     /// Stops the control plane; what else runs ends with this program.
     pub(super) async fn stop(self) -> Result<()> {
         self.simulator.shutdown().await;
@@ -290,14 +325,46 @@ impl World {
     }
 }
 
+/// What a command printed.
+struct Printed {
+    text: String,
+    /// What went to standard error.
+    warnings: String,
+}
+
+/// The folders of kubectl and Helm, and those of the system.
+fn path(node: &Node) -> Result<String> {
+    let (kubectl, helm) = (node.kubectl(), binaries::helm(&mut binaries::terminal())?);
+    let own = [kubectl, helm];
+    let own = own.iter().filter_map(|program| program.parent());
+    let system = env::var_os("PATH").unwrap_or_default();
+    let all = env::join_paths(own.map(Path::to_owned).chain(env::split_paths(&system)))?;
+    all.into_string()
+        .ok()
+        .context("a folder on the PATH has an odd name")
+}
+
 /// A namespace that has a token for an organization of the same name.
 pub(super) struct Team<'a> {
     pub(super) world: &'a World,
     pub(super) name: &'static str,
+    pub(super) token: String,
     pub(super) simulator: &'a Simulator,
 }
 
 impl Team<'_> {
+    /// As [`World::documented`], with kubectl in the team's namespace.
+    pub(super) async fn documented(
+        &self,
+        begin: &str,
+        replaced: &[(&str, &str)],
+        more: &str,
+    ) -> Result<String> {
+        let here = format!("kubectl --namespace {} ", self.name);
+        let replaced = [&[("kubectl ", here.as_str())], replaced].concat();
+        self.world.documented(begin, &replaced, more).await
+    }
+
     /// Applies a RunnerPool with all that is required, and these fields, and waits until jobs can be queued.
     pub(super) async fn runner_pool(&self, name: &str, more: Value) -> Result<()> {
         self.apply(name, more).await?;
@@ -321,8 +388,13 @@ impl Team<'_> {
             .await
     }
 
-    /// Applies a RunnerPool with all that is required, and these fields.
-    pub(super) async fn apply(&self, name: &str, more: Value) -> Result<()> {
+    /// Applies a RunnerPool with all that is required, and these fields; gives the warnings.
+    pub(super) async fn apply(&self, name: &str, more: Value) -> Result<String> {
+        self.world.apply(&self.object(name, more)).await
+    }
+
+    /// A RunnerPool with all that is required, and these fields.
+    pub(super) fn object(&self, name: &str, more: Value) -> Value {
         let mut spec = json!({
             "azDoUrl": format!("{}{}", self.simulator.url(), self.name),
             "pool": POOL,
@@ -332,13 +404,12 @@ impl Team<'_> {
         if let (Some(spec), Value::Object(more)) = (spec.as_object_mut(), more) {
             spec.extend(more);
         }
-        let object = json!({
+        json!({
             "apiVersion": "devops.opentools.mf/v1",
             "kind": "RunnerPool",
             "metadata": { "name": name, "namespace": self.name },
             "spec": spec,
-        });
-        self.world.apply(&object).await
+        })
     }
 
     /// Queues jobs that last so long.

@@ -6,12 +6,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     e2e::{
         images,
-        world::{NAMESPACE, POOL, RELEASE, World},
+        world::{NAMESPACE, POOL, RELEASE, Team, World},
     },
     output, repository,
 };
@@ -23,7 +23,7 @@ pub(super) async fn install(world: &World) -> Result<String> {
     world
         .kubectl(&["label", "namespace", NAMESPACE, restricted])
         .await?;
-    world.deploy(&World::chart(), &["install"])?;
+    world.install().await?;
     let deployment = world
         .get(&["deployment", RELEASE, "--namespace", NAMESPACE])
         .await?;
@@ -53,9 +53,79 @@ pub(super) async fn quick_start(world: &World, begin: Instant) -> Result<String>
         .kubectl(&["get", "runnerpools", "--namespace", team.name])
         .await?;
     ensure!(table.contains("Connected"), "{table}");
-    team.delete("my-runners").await?;
+    look_around(&team).await?;
+    world.look_for_tokens().await?;
+    team.documented("kubectl delete runnerpool ", &[], "--timeout=3m")
+        .await?;
     team.until_none().await?;
     Ok(format!("{first} from helm install to a first finished job"))
+}
+
+/// With the commands that the README has for those who look for trouble.
+async fn look_around(team: &Team<'_>) -> Result<()> {
+    let agents = "kubectl logs --selector runner-pool=";
+    team.world
+        .until("the warm agent tells that it listens", async || {
+            // Those of a container that has not started cannot be read.
+            let logs = team.documented(agents, &[], "").await;
+            let listens = logs.is_ok_and(|logs| logs.contains("Listening for Jobs"));
+            Ok(listens.then_some(()))
+        })
+        .await?;
+    for (command, told) in [
+        (
+            "kubectl get pods --selector runner-pool=",
+            "my-runners-agent-0",
+        ),
+        ("kubectl get pvc --selector runner-pool=", ""),
+        ("kubectl get events ", "AgentCreated"),
+        ("kubectl describe runnerpool ", "AsExpected"),
+        (
+            "kubectl describe pods --selector runner-pool=",
+            "my-runners-agent-0",
+        ),
+    ] {
+        let text = team.documented(command, &[], "").await?;
+        ensure!(
+            text.contains(told),
+            "{command} does not tell {told}: {text}"
+        );
+    }
+    let operators = "kubectl logs --namespace azdo-operator --selector app.kubernetes.io/name=azdo-runner-operator --prefix --tail=-1";
+    let log = team.world.documented(operators, &[], "").await?;
+    ensure!(log.contains("Created Pod"), "the operator's log: {log}");
+    Ok(())
+}
+
+/// A RunnerPool whose token is refused cannot be left in order, but at once.
+pub(super) async fn forced_deletion(world: &World) -> Result<String> {
+    let team = world.team("forced").await?;
+    team.runner_pool("my-runners", json!({})).await?;
+    team.simulator
+        .with_world(|azure_devops| azure_devops.revoke_pat(team.name, &team.token))?;
+    let status = ["runnerpool", "my-runners", "--namespace", team.name];
+    world
+        .until("the token is refused", async || {
+            let pool = world.get(&status).await?;
+            Ok((pool["status"]["connectionStatus"] == "Unauthorized").then_some(()))
+        })
+        .await?;
+    team.documented("kubectl delete runnerpool ", &[], "--wait=false")
+        .await?;
+    world
+        .until("it says that it waits", async || {
+            let pool = world.get(&status).await?;
+            Ok(pool["status"]["conditions"]
+                .to_string()
+                .contains("Deleting")
+                .then_some(()))
+        })
+        .await?;
+    team.documented("kubectl annotate runnerpool ", &[], "")
+        .await?;
+    let arguments = [&["wait", "--for=delete", "--timeout=1m"], &status[..]].concat();
+    world.kubectl(&arguments).await?;
+    Ok("it waited for a token that works, until it was told not to".to_owned())
 }
 
 /// The manifest in the README.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     e2e::{
         images,
-        world::{NAMESPACE, World},
+        world::{NAMESPACE, Team, World},
     },
     output, repository,
 };
@@ -41,9 +41,13 @@ pub(super) async fn scale(world: &World) -> Result<String> {
 /// to the agents' user.
 pub(super) async fn storage(world: &World) -> Result<String> {
     let team = world.team("storage").await?;
-    let step = "echo \"$AZP_AGENT_NAME $(id -u)\" >>/workspace/visitors";
+    let step =
+        "echo \"$AZP_AGENT_NAME $(id -u) $(ls /cache)\" >>/workspace/visitors; touch /cache/used";
     let fields = json!({
-        "pvcs": [{ "name": "workspace", "mountPath": "/workspace", "storage": "1Gi" }],
+        "pvcs": [
+            { "name": "workspace", "mountPath": "/workspace", "storage": "1Gi" },
+            { "name": "cache", "mountPath": "/cache", "storage": "1Gi", "deleteWithAgent": true },
+        ],
         "initContainer": { "image": images::BASE },
         "extraEnv": [{ "name": "STAND_IN_STEP", "value": step }],
     });
@@ -52,13 +56,14 @@ pub(super) async fn storage(world: &World) -> Result<String> {
         team.queue(1, Duration::from_secs(1))?;
         team.until_finished().await?;
         team.until_none().await?;
+        until_only_kept_claim(&team).await?;
     }
     let volume = volume(world, team.name).await?;
     let folder = Path::new(&volume);
     let visitors = fs::read_to_string(folder.join("visitors"))
         .with_context(|| format!("no job has written to {volume}"))?;
     ensure!(
-        visitors == "runners-agent-0 1000\n".repeat(2),
+        visitors == "runners-agent-0 1000 \n".repeat(2),
         "the jobs wrote {visitors:?}"
     );
     let owner = fs::metadata(folder)?;
@@ -69,25 +74,38 @@ pub(super) async fn storage(world: &World) -> Result<String> {
         owner.gid()
     );
     team.delete("runners").await?;
-    let claim = [
-        "persistentvolumeclaim",
-        "runners-agent-0-workspace",
-        "--namespace",
-        team.name,
-    ];
-    world
-        .get(&claim)
-        .await
-        .context("the claim is gone with its RunnerPool")?;
-    Ok("the second agent found what the first had left".to_owned())
+    until_only_kept_claim(&team).await?;
+    Ok("the second agent found what the first had left, and a fresh cache".to_owned())
 }
 
-/// The folder of the only volume that is bound in a namespace.
+async fn until_only_kept_claim(team: &Team<'_>) -> Result<()> {
+    let world = team.world;
+    world
+        .until("only the kept claim is left", async || {
+            let claims = ["persistentvolumeclaims", "--namespace", team.name];
+            let claims = world.get(&claims).await?;
+            let names = claims["items"].as_array().into_iter().flatten();
+            let names: Vec<_> = names.map(|claim| &claim["metadata"]["name"]).collect();
+            ensure!(
+                names
+                    .iter()
+                    .any(|name| *name == "runners-agent-0-workspace"),
+                "the kept claim is gone: {names:?}"
+            );
+            Ok((names.len() == 1).then_some(()))
+        })
+        .await
+}
+
+/// The folder of the volume of a kept claim in a namespace.
 async fn volume(world: &World, namespace: &str) -> Result<String> {
     let volumes = world.get(&["persistentvolumes"]).await?;
     let mut volumes = volumes["items"].as_array().into_iter().flatten();
     let volume = volumes
-        .find(|volume| volume["spec"]["claimRef"]["namespace"] == namespace)
+        .find(|volume| {
+            let claim = &volume["spec"]["claimRef"];
+            claim["namespace"] == namespace && claim["name"] == "runners-agent-0-workspace"
+        })
         .context("there is no volume")?;
     let path = volume["spec"]["hostPath"]["path"].as_str();
     path.map(str::to_owned).context("the volume is no folder")
@@ -112,33 +130,27 @@ pub(super) async fn trust(world: &World) -> Result<String> {
             NAMESPACE,
         ])
         .await?;
-    world.deploy(
-        &World::chart(),
-        &[
-            "upgrade",
-            "--reset-then-reuse-values",
-            "--set",
-            "customCA.configMap=azure-devops-ca",
-        ],
-    )?;
-    let team = world.team_of("trust", &simulator).await?;
-    let file = format!("--from-file=tls.crt={}", authority.display());
     world
-        .kubectl(&[
-            "create",
-            "secret",
-            "generic",
-            "my-ca-cert",
-            &file,
-            "--namespace",
-            team.name,
-        ])
+        .upgrade("--set customCA.configMap=azure-devops-ca")
         .await?;
-    team.runner_pool(
-        "runners",
-        json!({ "certTrustStore": [{ "secretName": "my-ca-cert" }] }),
+    let team = world.team_of("trust", &simulator).await?;
+    let own = |file: &str| format!("={}", certificates.join(file).display());
+    let [authority, certificate, key] = ["ca.crt", "tls.crt", "tls.key"].map(own);
+    team.documented(
+        "kubectl create secret generic my-ca-cert ",
+        &[("=ca.crt", &authority)],
+        "",
     )
     .await?;
+    team.documented(
+        "kubectl create secret tls proxy-cert ",
+        &[("=proxy.crt", &certificate), ("=proxy.key", &key)],
+        "",
+    )
+    .await?;
+    let secrets = json!([{ "secretName": "my-ca-cert" }, { "secretName": "proxy-cert" }]);
+    team.runner_pool("runners", json!({ "certTrustStore": secrets }))
+        .await?;
     team.queue(1, Duration::from_secs(1))?;
     team.until_finished().await?;
     team.delete("runners").await?;

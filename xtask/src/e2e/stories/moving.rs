@@ -1,20 +1,29 @@
 //! Moving over from the former operator: what it leaves in a cluster is taken over, and no job is lost.
 //!
-//! The objects are as that operator makes them (docs/migrate-from-original.md lists them); it does not run here.
+//! The objects are as that operator and its chart make them (docs/migrate-from-original.md lists them); it does not run
+//! here.
 
-use std::time::Duration;
+use std::{env, fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use azure_devops_simulator::Outcome;
 use serde_json::{Value, json};
 
-use crate::e2e::{
-    images,
-    world::{NAMESPACE, POOL, RELEASE, Team, World},
+use super::releases;
+use crate::{
+    chart,
+    e2e::{
+        images,
+        world::{NAMESPACE, OWN_IMAGE, POOL, RELEASE, Team, World},
+    },
 };
 
 const JOB: Duration = Duration::from_secs(25);
-const CLAIM: &str = "runners-agent-0-workspace";
+/// As in the guide.
+const POOL_NAME: &str = "my-runners";
+/// What the guide calls the release, and what it is called here; its Deployment.
+const OWN_RELEASE: [(&str, &str); 1] = [("my-azdo-operator", RELEASE)];
+const OWN_DEPLOYMENT: [(&str, &str); 1] = [("my-azdo-operator-azdo-runner-operator", RELEASE)];
 const FINALIZER: &str = "devops.opentools.mf/runnerpoolfinalizer";
 const WEBHOOKS: [(&str, &str); 2] = [
     (
@@ -29,8 +38,7 @@ const WEBHOOKS: [(&str, &str); 2] = [
 
 pub(super) async fn moving(world: &World) -> Result<String> {
     let team = world.team("moving").await?;
-    // Meanwhile nobody acts, as before the new operator is installed.
-    replicas(world, 0).await?;
+    install_former(world).await?;
     leave_objects(&team).await?;
     world
         .until("the former operator's agents are online", async || {
@@ -41,11 +49,19 @@ pub(super) async fn moving(world: &World) -> Result<String> {
         .await?;
     team.queue(1, JOB)?;
     team.until_running(1).await?;
-    let claim = claim_uid(&team).await?;
-    delete_webhooks(&team).await?;
+    let claims = claims(&team).await?;
 
+    let listed = world.documented("helm list ", &[], "").await?;
+    ensure!(listed.contains(RELEASE), "{listed}");
+    let scale = "kubectl scale deployment ";
+    world.documented(scale, &OWN_DEPLOYMENT, "").await?;
+    delete_webhooks(&team).await?;
     let busy = busy_pod(&team).await?;
-    replicas(world, 2).await?;
+    move_over(world).await?;
+    ensure!(
+        releases::knows_new_field(world).await?,
+        "the CustomResourceDefinition is still the former one"
+    );
     world
         .until("the idle agent is replaced", async || {
             let pods = pods(&team).await?;
@@ -66,32 +82,157 @@ pub(super) async fn moving(world: &World) -> Result<String> {
             Ok((!pods.is_empty() && pods.iter().all(has_owner_mark)).then_some(()))
         })
         .await?;
-    let pool = ["runnerpool", "runners", "--namespace", team.name];
+    let table = world
+        .documented("kubectl get runnerpools --all-namespaces", &[], "")
+        .await?;
+    ensure!(table.contains("Connected"), "{table}");
+    world
+        .documented("kubectl get pods --selector app=azdo-runner ", &[], "")
+        .await?;
+    let pool = ["runnerpool", POOL_NAME, "--namespace", team.name];
     let finalizers = &world.get(&pool).await?["metadata"]["finalizers"];
     ensure!(
         !finalizers.to_string().contains(FINALIZER),
         "the former finalizer is still there: {finalizers}"
     );
 
-    // As the guide says, so that the data outlives the RunnerPool.
-    let patch = r#"[{"op":"remove","path":"/metadata/ownerReferences"}]"#;
-    let patch = [
-        "patch",
-        "persistentvolumeclaim",
-        CLAIM,
-        "--type=json",
-        "--patch",
-        patch,
-    ];
-    let namespace = ["--namespace", team.name];
-    world.kubectl(&[&patch[..], &namespace].concat()).await?;
-    team.delete("runners").await?;
+    team.delete(POOL_NAME).await?;
     team.until_none().await?;
-    ensure!(claim == claim_uid(&team).await?, "the claim was made anew");
+    let left = self::claims(&team).await?;
+    ensure!(
+        claims.len() == 2 && claims.iter().all(|claim| left.contains(claim)),
+        "of the claims {claims:?} only {left:?} are left"
+    );
+    go_back(&team).await?;
+    move_over(world).await?;
     Ok(
-        "the idle agent was replaced at once, the busy one after its job; the claim is in use"
+        "idle agents were replaced at once, the busy one after its job; kept claims outlived all"
             .to_owned(),
     )
+}
+
+/// With the guide's command.
+async fn move_over(world: &World) -> Result<()> {
+    let changes = [&OWN_RELEASE[..], &OWN_IMAGE].concat();
+    world
+        .documented("helm upgrade my-azdo-operator ", &changes, "")
+        .await?;
+    world
+        .until(
+            "the operator has as many Pods as it is to have",
+            async || Ok((super::operators(world).await?.len() == 2).then_some(())),
+        )
+        .await
+}
+
+/// As the guide says: the former chart is there again, and a RunnerPool can be deleted under it.
+async fn go_back(team: &Team<'_>) -> Result<()> {
+    let world = team.world;
+    team.runner_pool(POOL_NAME, json!({})).await?;
+    world.documented("helm rollback ", &OWN_RELEASE, "").await?;
+    let deployment = ["deployment", RELEASE, "--namespace", NAMESPACE];
+    let image =
+        &world.get(&deployment).await?["spec"]["template"]["spec"]["containers"][0]["image"];
+    ensure!(
+        *image == images::BASE,
+        "the Deployment has the image {image}"
+    );
+    world
+        .until("only the former operator is there", async || {
+            Ok((super::operator_pods(world).await?.len() == 1).then_some(()))
+        })
+        .await?;
+    team.documented("kubectl patch runnerpool ", &[], "")
+        .await?;
+    team.delete(POOL_NAME).await
+}
+
+/// A release that looks like one of the former operator's chart, in place of ours, and a definition that is no part of it.
+async fn install_former(world: &World) -> Result<()> {
+    world.documented(releases::UNINSTALL, &[], "--wait").await?;
+    world.kubectl(&["delete", "crd", releases::CRD]).await?;
+    let mut crd = chart::read("files/crd.yaml")?;
+    releases::forget_new_field(&mut crd);
+    world.apply(&crd).await?;
+    let established = format!("crd/{}", releases::CRD);
+    world
+        .kubectl(&["wait", "--for=condition=Established", &established])
+        .await?;
+    let chart = former_chart()?;
+    let install = ["install", RELEASE, &chart, "--namespace", NAMESPACE];
+    // Helm 3, which installed it, knew no other way.
+    let as_then = ["--server-side=false", "--wait"];
+    world
+        .helm(&[&install[..], &as_then].concat())
+        .await
+        .map(drop)
+}
+
+/// Objects of the names and labels that the former chart gives them; its program does nothing.
+fn former_chart() -> Result<String> {
+    let folder = env::temp_dir().join("azdo-e2e-chart-of-the-former-operator");
+    fs::create_dir_all(folder.join("templates"))?;
+    let labels = json!({
+        "app.kubernetes.io/name": "azdo-runner-operator", "app.kubernetes.io/instance": RELEASE,
+    });
+    let metadata = json!({ "name": RELEASE, "labels": labels });
+    let rights = json!({ "apiGroups": ["devops.opentools.mf"], "resources": ["runnerpools"], "verbs": ["*"] });
+    let role =
+        json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": RELEASE });
+    let container = json!({
+        "name": "azdo-runner-operator",
+        "image": images::BASE,
+        "ports": [{ "name": "https", "containerPort": 8443 }],
+        "volumeMounts": [{ "name": "certificates", "mountPath": "/certs" }],
+        "securityContext": {
+            "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "runAsNonRoot": true, "runAsUser": 1000,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+    });
+    let pod = json!({
+        "serviceAccountName": RELEASE,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container],
+        "volumes": [{ "name": "certificates", "emptyDir": {} }],
+    });
+    let deployment = json!({
+        "replicas": 1,
+        "selector": { "matchLabels": labels },
+        "template": { "metadata": { "labels": labels }, "spec": pod },
+    });
+    let ports = json!([{ "name": "https", "port": 443, "targetPort": "https" }]);
+    let objects = [
+        ("v1", "ServiceAccount", json!({})),
+        (
+            "rbac.authorization.k8s.io/v1",
+            "ClusterRole",
+            json!({ "rules": [rights] }),
+        ),
+        (
+            "rbac.authorization.k8s.io/v1",
+            "ClusterRoleBinding",
+            json!({
+                "roleRef": role,
+                "subjects": [{ "kind": "ServiceAccount", "name": RELEASE, "namespace": NAMESPACE }],
+            }),
+        ),
+        (
+            "v1",
+            "Service",
+            json!({ "spec": { "selector": labels, "ports": ports } }),
+        ),
+        ("apps/v1", "Deployment", json!({ "spec": deployment })),
+    ];
+    for (version, kind, mut object) in objects {
+        object["apiVersion"] = version.into();
+        object["kind"] = kind.into();
+        object["metadata"] = metadata.clone();
+        let file = folder.join("templates").join(format!("{kind}.yaml"));
+        fs::write(file, object.to_string())?;
+    }
+    let about = json!({ "apiVersion": "v2", "name": "azdo-runner-operator", "version": "0.0.1" });
+    fs::write(folder.join("Chart.yaml"), about.to_string())?;
+    Ok(folder.to_string_lossy().into_owned())
 }
 
 /// The webhooks of an operator that is gone refuse everything. The guide says to delete them.
@@ -101,7 +242,7 @@ async fn delete_webhooks(team: &Team<'_>) -> Result<()> {
     let change = [
         "annotate",
         "runnerpool",
-        "runners",
+        POOL_NAME,
         "a=b",
         "--namespace",
         team.name,
@@ -115,7 +256,8 @@ async fn delete_webhooks(team: &Team<'_>) -> Result<()> {
         "the former webhooks refuse nothing, they need not be deleted: {refusal}"
     );
     for (kind, name) in WEBHOOKS {
-        world.kubectl(&["delete", kind, name]).await?;
+        let delete = format!("kubectl delete {} {name}", kind.to_lowercase());
+        world.documented(&delete, &[], "").await?;
     }
     Ok(())
 }
@@ -132,39 +274,21 @@ async fn busy_pod(team: &Team<'_>) -> Result<Value> {
     uid(team.world, &["pod", agent, "--namespace", team.name]).await
 }
 
-async fn claim_uid(team: &Team<'_>) -> Result<Value> {
-    uid(
-        team.world,
-        &["persistentvolumeclaim", CLAIM, "--namespace", team.name],
-    )
-    .await
-}
-
-async fn replicas(world: &World, count: u8) -> Result<()> {
-    let replicas = format!("--replicas={count}");
-    let deployment = format!("deployment/{RELEASE}");
-    world
-        .kubectl(&["scale", &deployment, "--namespace", NAMESPACE, &replicas])
+/// Names and uids of the claims that are not about to go.
+async fn claims(team: &Team<'_>) -> Result<Vec<(Value, Value)>> {
+    let list = team
+        .world
+        .get(&["persistentvolumeclaims", "--namespace", team.name])
         .await?;
-    world
-        .kubectl(&[
-            "rollout",
-            "status",
-            &deployment,
-            "--namespace",
-            NAMESPACE,
-            "--timeout=2m",
-        ])
-        .await?;
-    world
-        .until(
-            "the operator has as many Pods as it is to have",
-            async || {
-                let pods = super::operators(world).await?;
-                Ok((pods.len() == usize::from(count)).then_some(()))
-            },
+    let claims = list["items"].as_array().into_iter().flatten();
+    let staying = claims.filter(|claim| claim["metadata"]["deletionTimestamp"].is_null());
+    let name = |claim: &Value| {
+        (
+            claim["metadata"]["name"].clone(),
+            claim["metadata"]["uid"].clone(),
         )
-        .await
+    };
+    Ok(staying.map(name).collect())
 }
 
 /// A RunnerPool with two warm agents, of which the first has a claim.
@@ -174,7 +298,7 @@ async fn leave_objects(team: &Team<'_>) -> Result<()> {
     let pool = json!({
         "apiVersion": "devops.opentools.mf/v1",
         "kind": "RunnerPool",
-        "metadata": { "name": "runners", "namespace": team.name, "finalizers": [FINALIZER] },
+        "metadata": { "name": POOL_NAME, "namespace": team.name, "finalizers": [FINALIZER] },
         "spec": {
             "azDoUrl": url, "pool": POOL, "patSecretName": "pat-token", "image": images::AGENT,
             "minAgents": 2, "maxAgents": 3, "pvcs": pvcs,
@@ -183,11 +307,11 @@ async fn leave_objects(team: &Team<'_>) -> Result<()> {
     team.world.apply(&pool).await?;
     let owner = uid(
         team.world,
-        &["runnerpool", "runners", "--namespace", team.name],
+        &["runnerpool", POOL_NAME, "--namespace", team.name],
     )
     .await?;
     let owners = json!([{
-        "apiVersion": "devops.opentools.mf/v1", "kind": "RunnerPool", "name": "runners", "uid": owner,
+        "apiVersion": "devops.opentools.mf/v1", "kind": "RunnerPool", "name": POOL_NAME, "uid": owner,
         "controller": true, "blockOwnerDeletion": true,
     }]);
     for index in 0..2 {
@@ -204,10 +328,10 @@ fn claim(namespace: &str, index: u8, owners: &Value) -> Value {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {
-            "name": format!("runners-agent-{index}-workspace"),
+            "name": format!("{POOL_NAME}-agent-{index}-workspace"),
             "namespace": namespace,
             "labels": {
-                "app": "azdo-runner", "runner-pool": "runners", "managed-by": "azdo-runner-operator",
+                "app": "azdo-runner", "runner-pool": POOL_NAME, "managed-by": "azdo-runner-operator",
                 "agent-index": index.to_string(), "pvc-name": "workspace",
             },
             "ownerReferences": owners,
@@ -217,7 +341,7 @@ fn claim(namespace: &str, index: u8, owners: &Value) -> Value {
 }
 
 fn agent(namespace: &str, url: &str, index: u8, owners: &Value) -> Value {
-    let name = format!("runners-agent-{index}");
+    let name = format!("{POOL_NAME}-agent-{index}");
     let volume = format!("{name}-workspace");
     let token = json!({ "secretKeyRef": { "name": "pat-token", "key": "token" } });
     json!({
@@ -227,7 +351,7 @@ fn agent(namespace: &str, url: &str, index: u8, owners: &Value) -> Value {
             "name": name,
             "namespace": namespace,
             "labels": {
-                "app": "azdo-runner", "runner-pool": "runners", "managed-by": "azdo-runner-operator",
+                "app": "azdo-runner", "runner-pool": POOL_NAME, "managed-by": "azdo-runner-operator",
                 "min-agent": "true", "capability": "base", "capability-aware": "false",
             },
             "ownerReferences": owners,

@@ -11,26 +11,23 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    e2e::world::{NAMESPACE, RELEASE, World},
+    e2e::{
+        images,
+        world::{NAMESPACE, OWN_IMAGE, RELEASE, World},
+    },
     repository,
 };
 
-const CRD: &str = "runnerpools.devops.opentools.mf";
+pub(super) const CRD: &str = "runnerpools.devops.opentools.mf";
+/// How the command begins that ends the release.
+pub(super) const UNINSTALL: &str = "helm uninstall ";
 /// A field that the former version of the chart does not know.
 const NEW_FIELD: &str = "pollIntervalSeconds";
 
 /// With `watchNamespaces`, RunnerPools elsewhere are left alone, and there are no rights there.
 pub(super) async fn namespaces(world: &World) -> Result<String> {
     let (served, other) = (world.team("team-a").await?, world.team("team-b").await?);
-    world.deploy(
-        &World::chart(),
-        &[
-            "upgrade",
-            "--reset-then-reuse-values",
-            "--set",
-            "watchNamespaces={team-a}",
-        ],
-    )?;
+    world.upgrade("--set 'watchNamespaces={team-a}'").await?;
     other.apply("runners", json!({})).await?;
     served.runner_pool("runners", json!({})).await?;
     served.queue(1, Duration::from_secs(1))?;
@@ -64,15 +61,7 @@ pub(super) async fn namespaces(world: &World) -> Result<String> {
         );
     }
     served.delete("runners").await?;
-    world.deploy(
-        &World::chart(),
-        &[
-            "upgrade",
-            "--reset-then-reuse-values",
-            "--set",
-            "watchNamespaces=null",
-        ],
-    )?;
+    world.upgrade("--set watchNamespaces=null").await?;
     other.delete("runners").await?;
     Ok("the one that is not listed was left alone".to_owned())
 }
@@ -112,9 +101,9 @@ pub(super) async fn inventory(world: &World) -> Result<BTreeSet<String>> {
 /// What the README says of the end. `before` is what there was before the installation.
 pub(super) async fn uninstall(world: &World, before: &BTreeSet<String>) -> Result<String> {
     world
-        .kubectl(&["delete", "runnerpools", "--all", "--all-namespaces"])
+        .documented("kubectl delete runnerpools ", &[], "")
         .await?;
-    world.helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"])?;
+    world.documented(UNINSTALL, &[], "--wait").await?;
     let after = inventory(world).await?;
     let left: Vec<&String> = after
         .difference(before)
@@ -150,21 +139,57 @@ fn is_documented(object: &str) -> bool {
 pub(super) async fn schema(world: &World) -> Result<String> {
     world.kubectl(&["delete", "crd", CRD]).await?;
     let former = former_chart()?;
-    world.deploy(&former, &["install"])?;
+    let chart = ("./charts/azdo-runner-operator", former.to_string_lossy());
+    let changes = [&OWN_IMAGE[..], &[(chart.0, &chart.1)]].concat();
+    world.documented("helm install ", &changes, "").await?;
     ensure!(
         !knows_new_field(world).await?,
         "the former chart has the field already"
     );
-    world.deploy(&World::chart(), &["upgrade", "--reset-then-reuse-values"])?;
+    world.upgrade("").await?;
     ensure!(
         knows_new_field(world).await?,
         "the schema is the former one"
     );
-    world.helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"])?;
+    world.documented(UNINSTALL, &[], "--wait").await?;
     Ok(format!("{NEW_FIELD} came with it"))
 }
 
-async fn knows_new_field(world: &World) -> Result<bool> {
+/// The manifests for those without Helm.
+pub(super) async fn plain(world: &World) -> Result<String> {
+    let folder = env::temp_dir().join("azdo-e2e-manifests");
+    let mut copy = repository::command("cp", &["--recursive"]);
+    copy.arg(repository::root().join("deploy")).arg(&folder);
+    repository::output(copy)?;
+    change(&folder.join("kustomization.yaml"), |kustomization| {
+        let image = &mut kustomization["images"][0];
+        image["newName"] = images::OPERATOR.into();
+        image["newTag"] = images::TAG.into();
+    })?;
+    let folder = folder.to_string_lossy();
+    world
+        .documented(
+            "kubectl apply --server-side --kustomize ",
+            &[("deploy", &folder)],
+            "",
+        )
+        .await?;
+    let deployment = format!("deployment/{RELEASE}");
+    let ready = ["rollout", "status", &deployment, "--namespace", NAMESPACE];
+    world
+        .kubectl(&[&ready[..], &["--timeout=2m"]].concat())
+        .await?;
+    let team = world.team("plain").await?;
+    team.runner_pool("runners", json!({})).await?;
+    team.queue(1, Duration::from_secs(1))?;
+    team.until_finished().await?;
+    team.delete("runners").await?;
+    world.kubectl(&["delete", "--kustomize", &folder]).await?;
+    Ok("a job was run".to_owned())
+}
+
+/// Whether the definition is the one of this version.
+pub(super) async fn knows_new_field(world: &World) -> Result<bool> {
     let crd = world.get(&["crd", CRD]).await?;
     let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     Ok(spec["properties"].get(NEW_FIELD).is_some())
@@ -179,14 +204,16 @@ fn former_chart() -> Result<PathBuf> {
     change(&folder.join("Chart.yaml"), |chart| {
         chart["version"] = "0.0.1".into();
     })?;
-    change(&folder.join("files/crd.yaml"), |crd| {
-        let spec =
-            &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-        if let Some(properties) = spec["properties"].as_object_mut() {
-            properties.remove(NEW_FIELD);
-        }
-    })?;
+    change(&folder.join("files/crd.yaml"), forget_new_field)?;
     Ok(folder)
+}
+
+/// Makes the definition a former one.
+pub(super) fn forget_new_field(crd: &mut Value) {
+    let spec = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    if let Some(properties) = spec["properties"].as_object_mut() {
+        properties.remove(NEW_FIELD);
+    }
 }
 
 /// Changes a YAML file. JSON is YAML.

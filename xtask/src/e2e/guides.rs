@@ -1,0 +1,132 @@
+//! The commands in the documentation. Stories run these, word for word but for what users replace, so that a command that
+//! is wrong fails here; in the end none may be left that nobody ran.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::repository;
+
+/// Where the commands are.
+const GUIDES: [&str; 2] = ["README.md", "docs/migrate-from-original.md"];
+
+/// Commands that no story runs, and why.
+const NOT_RUN: [(&str, &str); 1] = [("kubectl get runnerpools --watch", "it does not end")];
+
+/// All commands of `kubectl` and `helm` in the shell blocks of the guides.
+#[derive(Debug)]
+pub(super) struct Guides {
+    commands: BTreeSet<String>,
+    run: Mutex<BTreeSet<String>>,
+}
+
+impl Guides {
+    /// Reads the guides.
+    pub(super) fn read() -> Result<Self> {
+        let mut commands = BTreeSet::new();
+        for guide in GUIDES {
+            let text = fs::read_to_string(repository::root().join(guide))
+                .with_context(|| format!("cannot read {guide}"))?;
+            commands.extend(commands_in(&text));
+        }
+        Ok(Self {
+            commands,
+            run: Mutex::default(),
+        })
+    }
+
+    /// The command that begins so, or is just this one; it is about to be run.
+    pub(super) fn command(&self, begin: &str) -> Result<String> {
+        let mut found: Vec<&String> = self.commands.get(begin).into_iter().collect();
+        if found.is_empty() {
+            let commands = self.commands.iter();
+            found = commands.filter(|one| one.starts_with(begin)).collect();
+        }
+        let [command] = found[..] else {
+            bail!(
+                "{} commands of the guides begin with {begin:?} instead of one",
+                found.len()
+            );
+        };
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        run.insert(command.clone());
+        Ok(command.clone())
+    }
+
+    /// How many were run, and those that should have been and were not.
+    pub(super) fn run(&self) -> (usize, Vec<&str>) {
+        let run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        let excused = |command: &String| NOT_RUN.iter().any(|(one, _)| one == command);
+        let left = self.commands.iter();
+        let left = left.filter(|command| !run.contains(*command) && !excused(command));
+        (run.len(), left.map(String::as_str).collect())
+    }
+}
+
+/// The commands in the shell blocks of a text in Markdown. A backslash at the end of a line continues it.
+fn commands_in(text: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    let (mut in_block, mut begun) = (false, String::new());
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("```") {
+            in_block = line == "```sh";
+            continue;
+        }
+        if !in_block {
+            continue;
+        }
+        if let Some(part) = line.strip_suffix('\\') {
+            begun.push_str(part);
+            continue;
+        }
+        let command = std::mem::take(&mut begun) + line;
+        if ["kubectl ", "helm "]
+            .iter()
+            .any(|program| command.starts_with(program))
+        {
+            commands.push(command);
+        }
+    }
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn commands_are_taken_from_shell_blocks_alone_and_put_together() {
+        let text = "`helm list`\n\n1. Like this:\n\n   ```sh\n   # why\n   helm install a \\\n     --set b=c\n   cargo x\n   \
+            kubectl get d\n   ```\n\n```yaml\nkubectl e\n```\n";
+        assert_eq!(
+            commands_in(text),
+            ["helm install a --set b=c", "kubectl get d"]
+        );
+    }
+
+    #[test]
+    fn what_is_not_run_is_in_the_guides() {
+        let guides = Guides::read().unwrap();
+        assert!(guides.commands.len() > 20, "{:?}", guides.commands);
+        for (command, _) in NOT_RUN {
+            assert!(guides.commands.contains(command), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_found_by_a_beginning_that_is_no_other_ones() {
+        let guides = Guides::read().unwrap();
+        guides.command("helm install ").unwrap();
+        guides.command("kubectl ").unwrap_err();
+        guides.command("kubectl explain ").unwrap_err();
+        let (run, left) = guides.run();
+        assert_eq!(run, 1);
+        assert!(!left.is_empty() && left.iter().all(|one| !one.starts_with("helm install ")));
+    }
+}
