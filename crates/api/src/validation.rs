@@ -195,6 +195,20 @@ fn check_schedules(found: &mut Violations, spec: &RunnerPoolSpec) {
             found.add(format!("{field}.maxAgents"), "must be at least 1");
         }
         let (min, max) = (schedule.min_agents(spec), schedule.max_agents(spec));
+        let beside: u64 = spec
+            .profiles
+            .iter()
+            .map(|profile| u64::from(profile.min_agents))
+            .sum();
+        if min <= max && u64::from(min) + beside > u64::from(max) {
+            found.add(
+                field.clone(),
+                format!(
+                    "its minAgents and those of the profiles are {} together, more than maxAgents, which is {max} then",
+                    u64::from(min) + beside
+                ),
+            );
+        }
         match (schedule.min_agents, schedule.max_agents) {
             (None, None) => {
                 let remedy = "at least one of minAgents and maxAgents must be given";

@@ -91,6 +91,7 @@ pub(crate) fn looks(data: &[u8]) {
             taken_at,
             fresh_until: taken_at + SignedDuration::from_secs(50),
             agent_pool,
+            memory: Arc::default(),
         })
     };
     let snapshot = Snapshot {

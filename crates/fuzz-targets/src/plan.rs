@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    AgentPool, Capabilities, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Mode,
-    Pod, PodPhase, Pool, Profile, Registration, Reported, Snapshot, Waiting,
+    AgentPool, Capabilities, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look,
+    Memory, Mode, Pod, PodPhase, Pool, Profile, Registration, Reported, Snapshot, Waiting,
 };
 
 use crate::{look::assert_lawful, random::Choices};
@@ -62,7 +62,7 @@ fn snapshot(choices: &mut Choices<'_>, now: Timestamp) -> Snapshot {
             registrations.push(registration(choices, id, name.to_owned(), now));
         }
     }
-    let requests = (1..).zip(choices.list(12, |choices| request(choices, now)));
+    let requests = (1..).zip(choices.list(12, request));
     let requests = requests.map(|(id, request)| JobRequest { id, ..request });
     let agent_pool = Arc::new(AgentPool {
         registrations,
@@ -214,12 +214,11 @@ fn registration(choices: &mut Choices<'_>, id: i64, name: String, now: Timestamp
     }
 }
 
-fn request(choices: &mut Choices<'_>, now: Timestamp) -> JobRequest {
+fn request(choices: &mut Choices<'_>) -> JobRequest {
     let demand = |choices: &mut Choices<'_>| choices.pick(&DEMANDS).unwrap_or_default().to_owned();
     JobRequest {
         id: 0,
         demands: choices.list(3, demand),
-        queued_at: choices.option(|choices| choices.time(now)),
         matched: choices
             .option(|choices| choices.list(3, |choices| 500 + i64::from(choices.below(8)))),
         reserved_agent: choices.option(|choices| match choices.below(12) {
@@ -265,6 +264,16 @@ fn look(choices: &mut Choices<'_>, agent_pool: Arc<AgentPool>, now: Timestamp) -
     Look::Known(KnownLook {
         taken_at,
         fresh_until: taken_at + SignedDuration::from_secs(50),
+        memory: memory(choices, &agent_pool, now),
         agent_pool,
     })
+}
+
+/// Requests were seen before, or not.
+fn memory(choices: &mut Choices<'_>, seen: &AgentPool, now: Timestamp) -> Arc<Memory> {
+    let mut memory = Arc::default();
+    if choices.flag() {
+        Memory::take(&mut memory, seen, choices.time(now));
+    }
+    memory
 }

@@ -12,7 +12,7 @@ use std::{
 use azure_devops::{Class, Client, Error, TaskAgent, TaskAgentJobRequest, TaskAgentStatus};
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    AgentPool, Capabilities, Intake, JobRequest, KnownLook, Look, Registration, Reported,
+    AgentPool, Capabilities, Intake, JobRequest, KnownLook, Look, Memory, Registration, Reported,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -80,6 +80,8 @@ struct State {
     pool_id: Option<i64>,
     /// The pool had agents when it was found.
     inhabited: bool,
+    /// What is remembered of all looks.
+    memory: Arc<Memory>,
     /// Since when every look has succeeded and seen no agent.
     empty_since: Option<Timestamp>,
     /// A write was refused for want of rights since the token was last read.
@@ -93,6 +95,7 @@ impl Reader {
             outcome: Outcome::Pending,
             pool_id: None,
             inhabited: false,
+            memory: Arc::default(),
             empty_since: None,
             token_refused: false,
             intervals: BTreeMap::new(),
@@ -285,10 +288,12 @@ impl Reader {
             }
             Ok(seen) => {
                 let fresh_until = taken_at + (interval * 2 + FRESH_FOR);
+                Memory::take(&mut state.memory, &seen, taken_at);
                 Outcome::Seen(KnownLook {
                     taken_at,
                     fresh_until,
                     agent_pool: seen,
+                    memory: Arc::clone(&state.memory),
                 })
             }
             Err((kind, message)) => Outcome::Failed(Failure {
@@ -416,7 +421,6 @@ pub(crate) fn agent_pool(agents: Vec<TaskAgent>, requests: Vec<TaskAgentJobReque
                 .map(|agent| agent.id)
                 .or(holders.get(&request.request_id).copied()),
             demands: request.demands,
-            queued_at: request.queue_time,
             matched: request
                 .matched_agents
                 .map(|agents| agents.into_iter().map(|agent| agent.id).collect()),

@@ -207,6 +207,7 @@ async fn pass_of(
     let resolved = match resolve(pool, &context.cluster, Timestamp::now()) {
         Ok(resolved) => resolved,
         Err(violations) => {
+            context.subscriptions.describe(&identity.key, None);
             if deleting && forced {
                 return finalize::finish(pool, identity, context).await;
             }

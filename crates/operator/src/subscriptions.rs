@@ -31,7 +31,15 @@ pub(crate) struct Subscription {
     pub(crate) agent_pool: AgentPoolKey,
     pub(crate) reader: Arc<Reader>,
     /// What it wished for in its last pass, for those that share the agent pool.
-    pub(crate) wishes: Option<Arc<Pool>>,
+    pub(crate) wishes: Option<Wishes>,
+}
+
+/// What a RunnerPool wishes for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wishes {
+    /// Uid of the RunnerPool.
+    pub(crate) uid: String,
+    pub(crate) pool: Arc<Pool>,
 }
 
 #[derive(Debug, Default)]
@@ -111,10 +119,10 @@ impl Subscriptions {
         (subscription, created)
     }
 
-    /// Takes note of a RunnerPool's wishes.
-    pub(crate) fn describe(&self, pool: &PoolKey, wishes: &Arc<Pool>) {
+    /// Takes note of a RunnerPool's wishes; `None`: it cannot be worked on.
+    pub(crate) fn describe(&self, pool: &PoolKey, wishes: Option<Wishes>) {
         if let Some(subscription) = self.state().subscriptions.get_mut(pool) {
-            subscription.wishes = Some(Arc::clone(wishes));
+            subscription.wishes = wishes;
         }
     }
 

@@ -126,6 +126,7 @@ fn snapshot(shape: Shape) -> Snapshot {
         look: Look::Known(KnownLook {
             taken_at: ago(1),
             fresh_until: now() + SignedDuration::from_secs(10),
+            memory: Arc::default(),
             agent_pool: Arc::new(AgentPool {
                 registrations: registrations
                     .map(|i| registration(shape, i))
@@ -243,7 +244,6 @@ fn request(shape: Shape, id: i64) -> JobRequest {
     JobRequest {
         id,
         demands,
-        queued_at: None,
         matched: None,
         reserved_agent: None,
     }

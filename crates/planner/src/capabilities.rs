@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 
-/// Capabilities whose values are an agent's own. Azure DevOps compares them as any other, but no other agent has them.
+/// Capabilities whose values are an agent's own, in lower case. Azure DevOps compares them as any other, but no other
+/// agent has them.
 const OF_ONE_AGENT: [&str; 5] = [
-    "Agent.Name",
-    "Agent.ComputerName",
-    "AZP_AGENT_NAME",
-    "COMPUTERNAME",
-    "HOSTNAME",
+    "agent.name",
+    "agent.computername",
+    "azp_agent_name",
+    "computername",
+    "hostname",
 ];
+
+/// Whether the value of a capability, given by its name in lower case, is an agent's own.
+pub(crate) fn is_of_one_agent(key: &str) -> bool {
+    OF_ONE_AGENT.contains(&key)
+}
 
 /// Names and values. Of two names that differ in case only, the later one counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -29,7 +35,7 @@ impl Capabilities {
     ) -> Self {
         let mut capabilities: Self = pairs.into_iter().collect();
         for own in OF_ONE_AGENT {
-            if let Some(capability) = capabilities.0.get_mut(&own.to_lowercase()) {
+            if let Some(capability) = capabilities.0.get_mut(own) {
                 capability.value.clear();
             }
         }

@@ -332,7 +332,12 @@ impl<'a> Facts<'a> {
     fn agent_changed(&self, agent_id: i64, name: &str) -> Option<Breach> {
         let registration = self.registrations.get(&agent_id);
         let online = registration.is_some_and(|registration| registration.online);
-        let placeholder = self.snapshot.pool.placeholder_of(name).is_some();
+        let named = registration.is_some_and(|registration| registration.name == name);
+        let runs = self
+            .pods
+            .get(name)
+            .is_some_and(|pod| pod.phase.finished_at().is_none());
+        let placeholder = self.snapshot.pool.placeholder_of(name).is_some() && named && !runs;
         (online || !placeholder).then(|| Breach::AgentOverwritten {
             name: name.to_owned(),
         })

@@ -12,6 +12,7 @@ use crate::{
     Capabilities, Demand, Intake, Lacking, Profile, Reported,
     agents::is_ours,
     assignment::Kind,
+    capabilities::is_of_one_agent,
     learned::{Knowledge, Verdict, is_met_by_update},
     party::Party,
     placeholders::ENV_DIGEST,
@@ -26,7 +27,7 @@ pub(crate) struct Eligible {
     /// The first profile of which it is not known whether it serves them.
     pub(crate) unknown: Option<usize>,
     /// They are new: others than our own may be about to serve them.
-    young: bool,
+    pub(crate) young: bool,
 }
 
 /// A profile of a party.
@@ -169,8 +170,9 @@ impl<'p, 'a> Judge<'p, 'a> {
         let makes = |met: usize, young: bool| young || self.is_own(met);
         let classes = self.classes.iter().map(|class| {
             let there = class.met.iter().map(|met| 2 * met);
-            let new = class.met.iter().take_while(|met| !held_back(met));
-            let new = new.filter(|met| makes(**met, class.young));
+            let new = class.met.iter();
+            let new = new.take_while(|met| !(self.is_own(**met) && held_back(met)));
+            let new = new.filter(|met| !held_back(met) && makes(**met, class.young));
             there.chain(new.map(|met| 2 * met + 1)).collect()
         });
         classes.collect()
@@ -192,6 +194,15 @@ impl<'p, 'a> Judge<'p, 'a> {
         self.own_profile(candidate).is_some()
     }
 
+    /// Whether a profile may have an agent, or more.
+    pub(crate) fn has_room(&self, candidate: usize) -> bool {
+        let candidate = self.candidates.get(candidate);
+        candidate.is_some_and(|candidate| {
+            let (party, profile) = (&self.parties[candidate.party], candidate.known.profile);
+            party.there(profile) + party.room_of(profile) > 0
+        })
+    }
+
     pub(crate) fn class(&mut self, demands: &'a [String], young: bool) -> Judged {
         if let Some(judged) = self.by_demands.get(&(demands, young)) {
             return judged.clone();
@@ -203,9 +214,11 @@ impl<'p, 'a> Judge<'p, 'a> {
 
     fn judge(&mut self, demands: &'a [String], young: bool) -> Judged {
         let parsed: Vec<Demand<'a>> = demands.iter().map(|text| Demand::parse(text)).collect();
+        // No new agent has what is another one's own.
         let pinned = |demand: &Demand<'_>| {
             matches!(demand, Demand::Equals { name, value }
-                if name.eq_ignore_ascii_case("Agent.Name") && self.is_there(value))
+                if if name.eq_ignore_ascii_case("Agent.Name") { self.is_there(value) }
+                   else { is_of_one_agent(&name.to_lowercase()) })
         };
         if parsed.iter().any(pinned) {
             return Judged::Elsewhere;
@@ -220,8 +233,8 @@ impl<'p, 'a> Judge<'p, 'a> {
         let mut met: Vec<usize> = order.iter().copied().filter(is(Verdict::Met)).collect();
         let unknown = order.iter().copied().filter(is(Verdict::Unknown));
         let unknown = unknown
-            .filter(|candidate| young || self.is_own(*candidate))
-            .min_by_key(|candidate| order.iter().position(|other| other == candidate));
+            .clone()
+            .find(|candidate| self.is_own(*candidate) || (young && self.has_room(*candidate)));
         let others = self.candidates.len()..self.candidates.len() + self.strangers.len();
         let strangers: Vec<usize> = others.filter(is(Verdict::Met)).collect();
         let own = |verdict: Verdict| {

@@ -1,16 +1,13 @@
 //! What the agents of each profile can do, as far as it is known: what the RunnerPool gives them or declares of them, and
 //! what they were seen to report.
 //!
-//! The newest agent that is online teaches what its image can do; the profile's placeholder remembers it in Azure DevOps
-//! while there is none. Nothing else is kept, so nothing is lost by a restart. See `docs/demands.md`.
+//! An agent teaches what its image can do; the profile's placeholder remembers it in Azure DevOps while there is none, so
+//! nothing is lost by a restart. See `docs/demands.md`.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    Agent, Capabilities, Demand, Profile,
+    Agent, Demand, Profile, Reported,
     placeholders::{Learned, Placeholders},
 };
 
@@ -25,36 +22,53 @@ pub(crate) enum Verdict {
     Met,
 }
 
-/// What the newest agent of each profile reports.
-pub(crate) struct Taught<'a>(HashMap<&'a str, (i64, &'a Arc<Capabilities>)>);
+/// What the agents of each profile report, the newest last; those that report the same count once.
+pub(crate) struct Taught<'a>(HashMap<&'a str, Vec<(i64, &'a Reported)>>);
 
 impl<'a> Taught<'a> {
     pub(crate) fn by(agents: &'a BTreeMap<u32, Agent>) -> Self {
-        let mut taught: HashMap<&str, (i64, &Arc<Capabilities>)> = HashMap::new();
+        let mut taught: HashMap<&str, Vec<(i64, &Reported)>> = HashMap::new();
         for agent in agents.values().filter(|agent| !agent.outdated) {
             let (Some(pod), Some(registration)) = (&agent.pod, &agent.registration) else {
                 continue;
             };
-            let system = &registration.capabilities.system;
             // Agents report at their registration, and one that ran a short job may never be seen online.
-            if !system.is_empty() {
-                let newest = taught
-                    .entry(&pod.profile)
-                    .or_insert((registration.id, system));
-                if newest.0 < registration.id {
-                    *newest = (registration.id, system);
-                }
+            let reported = &registration.capabilities;
+            if reported.system.is_empty() {
+                continue;
             }
+            let of_profile = taught.entry(&pod.profile).or_default();
+            match of_profile
+                .iter_mut()
+                .find(|(_, known)| known.is_same(reported))
+            {
+                Some((id, _)) => *id = registration.id.max(*id),
+                None => of_profile.push((registration.id, reported)),
+            }
+        }
+        for of_profile in taught.values_mut() {
+            of_profile.sort_by_key(|(id, _)| *id);
         }
         Self(taught)
     }
 
-    pub(crate) fn of(&self, profile: &'a Profile) -> Option<Learned<'a>> {
-        let (_, capabilities) = self.0.get(profile.name.as_str())?;
-        Some(Learned {
+    /// What one of them reports: one that confirms what is remembered, else the newest.
+    pub(crate) fn of(
+        &self,
+        profile: &'a Profile,
+        remembered: Option<Learned<'_>>,
+    ) -> Option<Learned<'a>> {
+        let learned = |(_, reported): &(i64, &'a Reported)| Learned {
             image: &profile.image,
-            capabilities,
-        })
+            capabilities: &reported.system,
+            user: Some(reported.user.as_ref()),
+        };
+        let taught = self.0.get(profile.name.as_str())?;
+        let confirms = |learned: &Learned<'_>| {
+            remembered.is_some_and(|remembered| learned.is_as(remembered, profile))
+        };
+        let confirming = taught.iter().map(learned).find(confirms);
+        confirming.or_else(|| taught.last().map(learned))
     }
 }
 
@@ -62,7 +76,7 @@ impl<'a> Taught<'a> {
 pub(crate) struct Knowledge<'a> {
     pub(crate) profile: &'a Profile,
     /// What agents of its image report; `None`: none was seen yet.
-    learned: Option<&'a Capabilities>,
+    learned: Option<Learned<'a>>,
 }
 
 impl<'a> Knowledge<'a> {
@@ -71,13 +85,12 @@ impl<'a> Knowledge<'a> {
         taught: &Taught<'a>,
         placeholders: &Placeholders<'a>,
     ) -> Self {
-        let learned = taught
-            .of(profile)
-            .or_else(|| placeholders.remembered(profile))
-            .filter(|learned| learned.image == profile.image);
+        let remembered = placeholders.remembered(profile);
+        let taught = taught.of(profile, remembered);
+        let learned = taught.or(remembered);
         Self {
             profile,
-            learned: learned.map(|learned| learned.capabilities.as_ref()),
+            learned: learned.filter(|learned| learned.image == profile.image),
         }
     }
 }
@@ -97,7 +110,8 @@ impl Knowledge<'_> {
         let declared =
             demand.is_met_by(&self.profile.declared) || self.profile.declared.get(name) == Some("");
         match self.learned {
-            Some(learned) if demand.is_met_by(learned) => Verdict::Met,
+            Some(learned) if learned.meets(demand) => Verdict::Met,
+            Some(learned) if learned.hides(name) => Verdict::Unknown,
             Some(_) => Verdict::Unmet,
             None if declared => Verdict::Met,
             // Agents are named by their index, and whoever wants a certain one does not want a new one.

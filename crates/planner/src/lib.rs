@@ -30,7 +30,7 @@ pub use placeholders::{
 };
 pub use plan::{Action, Lacking, Plan, Planned, Shortage, Unserved, Why, Withheld};
 pub use snapshot::{
-    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Mode, Pod,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Memory, Mode, Pod,
     PodPhase, Pool, Profile, Registration, Reported, Snapshot, Waiting,
 };
 

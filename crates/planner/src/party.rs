@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    Agent, KnownLook, Look, Mode, Pool, Profile, Snapshot, agents::alive, learned::Taught,
-    placeholders::Placeholders, queue::Served, retry::Failures, supply::supply,
+    Agent, AgentState, Hold, KnownLook, Look, Mode, Pool, Profile, Snapshot, agents::alive,
+    learned::Taught, placeholders::Placeholders, queue::Served, retry::Failures, supply::supply,
 };
 
 /// What is read once of a RunnerPool and of a look. There is none when Azure DevOps could not be looked at: neither demand
@@ -62,6 +62,7 @@ impl<'a> Party<'a> {
     ) -> Option<Self> {
         let mut party = Self::of(snapshot, agents, failures)?;
         party.is_own = false;
+        party.supply = certain(agents);
         if snapshot.pool.ends().is_some() {
             party.supply.clear();
             party.room = 0;
@@ -125,4 +126,24 @@ impl<'a> Party<'a> {
             .max_agents
             .is_some_and(|most| alive >= most as usize)
     }
+}
+
+/// Agents of another RunnerPool that will take a job, by profile: not those whose start is in doubt, as only that RunnerPool
+/// has a reason to wait for them.
+fn certain(agents: &BTreeMap<u32, Agent>) -> HashMap<&str, usize> {
+    let mut certain = HashMap::new();
+    for agent in agents.values().filter(|agent| !agent.outdated) {
+        let Some(pod) = &agent.pod else { continue };
+        let comes = match agent.state {
+            AgentState::Idle { .. } => true,
+            AgentState::Starting => pod
+                .waiting
+                .is_none_or(|waiting| waiting.hold == Hold::NotStarted),
+            _ => false,
+        };
+        if comes {
+            *certain.entry(pod.profile.as_str()).or_default() += 1;
+        }
+    }
+    certain
 }

@@ -13,6 +13,7 @@ use crate::{
     Action, Capabilities, Demand, Intake, JobRequest, KnownLook, Plan, Pool, Profile, Registration,
     Reported, Snapshot, Why,
     agents::is_ours,
+    capabilities::is_of_one_agent,
     learned::Taught,
     remove::{act_if_fresh, disable},
 };
@@ -28,13 +29,35 @@ pub const ENV_IMAGE: &str = "AZDO_RUNNER_IMAGE";
 /// Capability of a placeholder: a digest of all that it carries, to see whether that is out of date.
 pub const ENV_DIGEST: &str = "AZDO_RUNNER_DIGEST";
 
+/// What stands on a placeholder for a value that is nobody's business, or may be.
+const HIDDEN: &str = "***";
+
 /// What agents of an image report.
 #[derive(Clone, Copy, Debug)]
 pub struct Learned<'a> {
     /// The image.
     pub image: &'a str,
     /// What they report.
-    pub capabilities: &'a Arc<Capabilities>,
+    pub capabilities: &'a Capabilities,
+    /// What somebody gave one of them in Azure DevOps; `None`: it is remembered, and no agent is there.
+    pub user: Option<&'a Capabilities>,
+}
+
+impl Learned<'_> {
+    pub(crate) fn meets(self, demand: Demand<'_>) -> bool {
+        demand.is_met_by(self.capabilities) || self.user.is_some_and(|user| demand.is_met_by(user))
+    }
+
+    /// Whether a capability is remembered without its value.
+    pub(crate) fn hides(self, name: &str) -> bool {
+        self.user.is_none() && self.capabilities.get(name) == Some(HIDDEN)
+    }
+
+    /// Whether it comes to the same, but for values: agents of one image differ in these.
+    pub(crate) fn is_as(self, other: Learned<'_>, profile: &Profile) -> bool {
+        let names = |learned| of_image(profile, learned).map(|(key, _)| key.to_owned());
+        self.image == other.image && names(self).eq(names(other))
+    }
 }
 
 /// The placeholders that a look shows.
@@ -45,6 +68,9 @@ pub(crate) struct Placeholders<'a> {
     idle: Vec<&'a Registration>,
     /// Names that somebody else holds, in lower case.
     held: HashSet<String>,
+    /// As they were seen last.
+    former: &'a HashMap<String, Reported>,
+    pool: &'a Pool,
 }
 
 impl<'a> Placeholders<'a> {
@@ -54,6 +80,8 @@ impl<'a> Placeholders<'a> {
             ours: HashMap::new(),
             idle: Vec::new(),
             held: HashSet::new(),
+            former: &look.memory.placeholders,
+            pool,
         };
         for registration in &look.agent_pool.registrations {
             let Some(name) = pool.placeholder_of(&registration.name) else {
@@ -98,14 +126,32 @@ impl<'a> Placeholders<'a> {
         self.ours.values().any(disputed)
     }
 
-    /// What a profile's placeholder remembers, of whatever image.
+    /// What a profile's placeholder remembers, of whatever image; of one that is gone, what it remembered.
     pub(crate) fn remembered(&self, profile: &Profile) -> Option<Learned<'a>> {
-        let Reported { system, user } = &self.ours.get(profile.name.as_str())?.capabilities;
-        let image = user.get(ENV_IMAGE)?;
+        let former = || {
+            let mut names = self.pool.placeholder_names(&profile.name).into_iter();
+            names.find_map(|name| self.former.get(&name.to_lowercase()))
+        };
+        let ours = self.ours.get(profile.name.as_str());
+        let reported = ours.map(|ours| &ours.capabilities).or_else(former)?;
         Some(Learned {
-            image,
-            capabilities: system,
+            image: reported.user.get(ENV_IMAGE)?,
+            capabilities: &reported.system,
+            user: None,
         })
+    }
+
+    /// What a profile's placeholder is to remember.
+    fn learned(&self, profile: &'a Profile, taught: &Taught<'a>) -> Option<Learned<'a>> {
+        let remembered = self.remembered(profile);
+        match (taught.of(profile, remembered), remembered) {
+            // What was learned first stays, or each agent would change it.
+            (Some(taught), Some(remembered)) if taught.is_as(remembered, profile) => {
+                Some(remembered)
+            }
+            // What another image can do stands until its own is known, or jobs would be refused meanwhile.
+            (taught, remembered) => taught.or(remembered),
+        }
     }
 
     /// Adds those that are missing, updates those that carry something else than they should, and removes those of no
@@ -114,11 +160,11 @@ impl<'a> Placeholders<'a> {
         &self,
         snapshot: &Snapshot,
         look: &KnownLook,
-        taught: &Taught<'_>,
+        taught: &Taught<'a>,
         now: Timestamp,
         plan: &mut Plan,
     ) {
-        let pool = &snapshot.pool;
+        let pool = self.pool;
         let end = if pool.deleting {
             Some(Why::Deleting)
         } else if pool.placeholders {
@@ -128,7 +174,7 @@ impl<'a> Placeholders<'a> {
         };
         for profile in &pool.profiles {
             match (self.ours.get(profile.name.as_str()), &end) {
-                (None, None) => self.add(pool, profile, taught, plan),
+                (None, None) => self.add(profile, taught, plan),
                 (Some(registration), None) => {
                     self.keep(profile, registration, look, taught, plan);
                 }
@@ -144,8 +190,8 @@ impl<'a> Placeholders<'a> {
         }
     }
 
-    fn add(&self, pool: &Pool, profile: &Profile, taught: &Taught<'_>, plan: &mut Plan) {
-        let names = pool.placeholder_names(&profile.name);
+    fn add(&self, profile: &'a Profile, taught: &Taught<'a>, plan: &mut Plan) {
+        let names = self.pool.placeholder_names(&profile.name);
         let free = |name: &&String| !self.held.contains(&name.to_ascii_lowercase());
         let Some(name) = names.iter().find(free) else {
             plan.withhold(&names[0], Why::NameTaken);
@@ -153,33 +199,21 @@ impl<'a> Placeholders<'a> {
         };
         let action = Action::AddPlaceholder {
             name: name.clone(),
-            capabilities: placeholder_capabilities(profile, taught.of(profile)),
+            capabilities: placeholder_capabilities(profile, self.learned(profile, taught)),
         };
         plan.act(action, Why::PlaceholderMissing);
     }
 
     fn keep(
         &self,
-        profile: &Profile,
+        profile: &'a Profile,
         registration: &Registration,
         look: &KnownLook,
-        taught: &Taught<'_>,
+        taught: &Taught<'a>,
         plan: &mut Plan,
     ) {
         let carried = registration.capabilities.user.get(ENV_DIGEST);
-        let learned = match (taught.of(profile), self.remembered(profile)) {
-            // Agents of one image differ in values; what was learned first stays, or each would change it.
-            (Some(taught), Some(remembered))
-                if taught.image == remembered.image
-                    && of_image(profile, taught)
-                        .map(|(name, _)| name)
-                        .eq(of_image(profile, remembered).map(|(name, _)| name)) =>
-            {
-                Some(remembered)
-            }
-            // What another image can do stands until its own is known, or jobs would be refused meanwhile.
-            (taught, remembered) => taught.or(remembered),
-        };
+        let learned = self.learned(profile, taught);
         if carried == Some(digest(profile, learned).as_str()) {
             return;
         }
@@ -231,19 +265,35 @@ fn digest(profile: &Profile, learned: Option<Learned<'_>>) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// What comes from the image itself: not from the environment that the operator gives, nor the version, which is the
-/// placeholder's own.
+/// What comes from the image itself: not from the environment that the operator gives, nor what is an agent's own, nor the
+/// version, which is the placeholder's. A value that might be secret is left out: environment variables come from anywhere.
 fn of_image<'a>(
     profile: &'a Profile,
     learned: Learned<'a>,
 ) -> impl Iterator<Item = (&'a str, (&'a str, &'a str))> {
-    let own = |name: &str| {
-        name.starts_with("azp_") || name.starts_with("azdo_runner_") || name == "agent.version"
+    let own = |key: &str| {
+        key.starts_with("azp_")
+            || key.starts_with("azdo_runner_")
+            || key == "agent.version"
+            || is_of_one_agent(key)
     };
     learned
         .capabilities
         .by_key()
         .filter(move |(key, _)| !own(key) && !profile.given.has_key(key))
+        .map(|(key, (name, value))| {
+            let shown = if is_shown(key, value) { value } else { HIDDEN };
+            (key, (name, shown))
+        })
+}
+
+/// Whether a value is what agents tell of themselves, a path or a version.
+fn is_shown(key: &str, value: &str) -> bool {
+    let mut parts = value.split('.');
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let version = value.contains('.') && parts.all(number);
+    let path = value.starts_with('/') || value.get(1..3) == Some(":\\");
+    key.starts_with("agent.") || key == "interactivesession" || path || version
 }
 
 /// A placeholder has no session and no job, unless somebody runs an agent in its place: then it goes as an agent does.

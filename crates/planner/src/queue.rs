@@ -89,7 +89,8 @@ pub(crate) fn queue<'a>(
     let mut jobs = Vec::new();
     let mut unserved = Vec::new();
     for request in requests {
-        let until = request.queued_at.map(|at| later(at, STRANGER_PATIENCE));
+        let first_seen = own.look.memory.first_seen.get(&request.id);
+        let until = first_seen.map(|at| later(*at, STRANGER_PATIENCE));
         let until = until.filter(|until| now < *until);
         match judge.class(&request.demands, until.is_some()) {
             Judged::Served(class) => jobs.push((request.id, until, class)),
@@ -124,7 +125,8 @@ pub(crate) fn queue<'a>(
             let why = own.why_none(profile, room);
             (Some(profile), why.unwrap_or(Served::NoRoom))
         } else if let Some(unknown) = eligible.unknown
-            && eligible.met.is_empty()
+            // Others that could serve it are left to do so for a while, and as long as they may.
+            && !(eligible.young && eligible.met.iter().any(|met| judge.has_room(*met)))
             // One agent finds out for all, be it made for another job.
             && used.insert(unknown)
         {

@@ -59,16 +59,18 @@ pub(crate) fn plan(
     };
 
     let mut warm = missing_warm(snapshot, agents, failures);
+    let mut limited = 0;
     // Jobs get room before the minimum does, and agents of the minimum serve them.
     for job in queued {
         let warm = warm.get_mut(job.profile).filter(|warm| **warm > 0);
         match (job.place, warm) {
-            (Served::There | Served::HeldBack | Served::ProfileFull, _) => {}
-            (Served::New | Served::NoRoom, Some(warm)) => {
+            (Served::There | Served::HeldBack, _) => {}
+            (Served::NoRoom | Served::ProfileFull, _) => limited += 1,
+            (Served::New, Some(warm)) => {
                 *warm -= 1;
                 create(plan, job.profile, true, Why::BelowMinimum);
             }
-            (Served::New | Served::NoRoom, None) => {
+            (Served::New, None) => {
                 let request = job.request;
                 create(plan, job.profile, false, Why::JobQueued { request });
             }
@@ -80,8 +82,7 @@ pub(crate) fn plan(
             create(plan, &profile.name, true, Why::BelowMinimum);
         }
     }
-    let full = queued.iter().filter(|job| job.place == Served::ProfileFull);
-    wanted += u32::try_from(full.count()).unwrap_or(u32::MAX);
+    wanted += limited;
     plan.shortage = (wanted > granted).then_some(Shortage { wanted, granted });
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{Capabilities, Why};
+use crate::{Capabilities, ENV_DIGEST, Why};
 
 /// Everything that a plan is made from.
 #[derive(Clone, Debug)]
@@ -235,6 +235,46 @@ pub struct KnownLook {
     pub fresh_until: Timestamp,
     /// What it saw, and what the operator itself changed since.
     pub agent_pool: Arc<AgentPool>,
+    /// What is remembered of the looks before.
+    pub memory: Arc<Memory>,
+}
+
+/// What is remembered of former looks. A restart loses it: jobs count as new then, and a placeholder that is deleted at that
+/// very time comes back without what it had learned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// When each unfinished request was seen for the first time.
+    pub first_seen: HashMap<i64, Timestamp>,
+    /// What placeholders carried when they were seen last, by name in lower case.
+    pub placeholders: HashMap<String, Reported>,
+}
+
+impl Memory {
+    /// Takes over what a look saw that began at this time.
+    pub fn take(memory: &mut Arc<Self>, seen: &AgentPool, taken_at: Timestamp) {
+        let requests = &seen.requests;
+        let known = |request: &JobRequest| memory.first_seen.contains_key(&request.id);
+        if memory.first_seen.len() != requests.len() || !requests.iter().all(known) {
+            let former = Arc::clone(memory);
+            let first_seen = requests.iter().map(|request| {
+                let former = former.first_seen.get(&request.id).copied();
+                (request.id, former.unwrap_or(taken_at))
+            });
+            Arc::make_mut(memory).first_seen = first_seen.collect();
+        }
+        for registration in &seen.registrations {
+            let carried = &registration.capabilities;
+            let Some(digest) = carried.user.get(ENV_DIGEST) else {
+                continue;
+            };
+            let name = registration.name.to_lowercase();
+            let known = memory.placeholders.get(&name);
+            if known.and_then(|known| known.user.get(ENV_DIGEST)) != Some(digest) {
+                let placeholders = &mut Arc::make_mut(memory).placeholders;
+                placeholders.insert(name, carried.clone());
+            }
+        }
+    }
 }
 
 /// An agent pool in Azure DevOps.
@@ -280,6 +320,13 @@ pub struct Reported {
     pub user: Arc<Capabilities>,
 }
 
+impl Reported {
+    /// Whether both are the same, as those of agents that share them.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.system, &other.system) && Arc::ptr_eq(&self.user, &other.user)
+    }
+}
+
 /// Whether an agent may get jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intake {
@@ -298,8 +345,6 @@ pub struct JobRequest {
     pub id: i64,
     /// Its demands as Azure DevOps writes them.
     pub demands: Vec<String>,
-    /// When it was queued; `None`: the service did not say.
-    pub queued_at: Option<Timestamp>,
     /// Ids of the registrations that meet its demands, as the service sees it; `None`: it does not say.
     pub matched: Option<Vec<i64>>,
     /// The agent that it is reserved for; `None`: it is queued.

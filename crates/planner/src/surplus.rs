@@ -74,6 +74,13 @@ pub(crate) fn surplus(
         surplus.insert(agent.index, Why::AboveMaximum);
     }
     above_maximum -= too_many;
+    // Those of the minimum only when there are no others: a minimum of profiles may be above the maximum for a while.
+    idle_warm.sort_unstable();
+    let too_many = above_maximum.min(idle_warm.len());
+    for (_, index) in idle_warm.drain(..too_many) {
+        surplus.insert(index, Why::AboveMaximum);
+    }
+    above_maximum -= too_many;
     // The one that worked last serves first: the others stay idle and become old enough to go.
     idle.reverse();
     idle.retain(|(_, _, pod)| !take(&mut needed, &pod.profile));
@@ -116,7 +123,6 @@ pub(crate) fn surplus(
         }
     }
     // Those of the minimum last, or a minimum that fills the maximum would keep jobs of other profiles waiting for ever.
-    idle_warm.sort_unstable();
     let last = idle_warm.into_iter().take(give_way);
     surplus.extend(last.map(|(_, index)| (index, Why::NotNeeded)));
     for (profile, warm) in missing_warm(snapshot, agents, failures) {

@@ -14,7 +14,7 @@ use crate::{
     manifest::pod::AgentPod,
     mirror::PoolKey,
     reader::Outcome,
-    subscriptions::{Subscription, Subscriptions, Wanted},
+    subscriptions::{Subscription, Subscriptions, Wanted, Wishes},
 };
 
 /// What was observed.
@@ -77,9 +77,11 @@ pub(crate) fn gather(
         taken: taken(identity, &resolved.wishes, &subscription, known, &former),
     };
     let look = outcome.look();
-    known
-        .subscriptions
-        .describe(&identity.key, &resolved.wishes);
+    let wishes = Wishes {
+        uid: identity.uid.clone(),
+        pool: Arc::clone(&resolved.wishes),
+    };
+    known.subscriptions.describe(&identity.key, Some(wishes));
     let snapshot = Snapshot {
         pool: Arc::clone(&resolved.wishes),
         cluster,
@@ -109,13 +111,18 @@ fn siblings(
         .subscriptions
         .siblings(&identity.key, &subscription.agent_pool);
     let snapshot = |(key, subscription): (PoolKey, Subscription)| {
+        // One that is gone from the cluster need not have been seen to go.
+        let wishes = subscription
+            .wishes
+            .filter(|_| subscription.reader.is_subscribed(&key))?;
         let pods = known.pods.of(&key).into_iter();
+        let pods = pods.filter(|pod| pod.owner == wishes.uid);
         let cluster = Cluster {
             pods: pods.map(|pod| pod.pod.clone()).collect(),
             ..Cluster::default()
         };
         Some(Snapshot {
-            pool: subscription.wishes?,
+            pool: wishes.pool,
             cluster,
             look: look.clone(),
             siblings: Vec::new(),

@@ -160,6 +160,68 @@ fn learning_comes_to_rest() {
 }
 
 #[test]
+fn what_two_agents_of_one_image_differ_in_comes_to_rest() {
+    let reporting = |index: u32, names: &[&str]| {
+        let mut busy = agent(index).busy(i64::from(index) + 50);
+        let registration = busy.registration.as_mut().unwrap();
+        registration.capabilities.system = image(names);
+        busy
+    };
+    let mut world = web()
+        .with(reporting(0, &["npm"]))
+        .with(reporting(1, &["npm", "gpu"]));
+    let base = profile("base", None);
+    for names in [&["npm"][..], &["npm", "gpu"]] {
+        world.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(names)));
+        assert_eq!(world.does(), NOTHING, "one of them confirms {names:?}");
+    }
+}
+
+#[test]
+fn a_value_that_may_be_secret_is_not_copied() {
+    let mut busy = agent(0).busy(9);
+    let registration = busy.registration.as_mut().unwrap();
+    let reported = [
+        ("PASSWORD", "hunter2"),
+        ("java", "/usr/bin/java"),
+        ("tool", "1.20.3"),
+        ("HOSTNAME", "web-agent-0"),
+    ];
+    registration.capabilities.system = Arc::new(reported.into_iter().collect());
+    let world = web().with(busy);
+    let plan = world.plan();
+    let planner::Action::UpdatePlaceholder { capabilities, .. } = &plan.actions[0].action else {
+        unreachable!("{plan}");
+    };
+    let learned = &capabilities.system;
+    assert_eq!(learned.get("PASSWORD"), Some("***"));
+    assert_eq!(learned.get("java"), Some("/usr/bin/java"));
+    assert_eq!(learned.get("tool"), Some("1.20.3"));
+    assert_eq!(learned.get("HOSTNAME"), None);
+    // Whether it has a value that is not remembered, an agent has to tell.
+    let mut later = web().queued_demanding(1, "password -equals x");
+    later.agent_pool.registrations[0].capabilities = capabilities.clone();
+    assert_eq!(later.does(), ["create 0 base once"]);
+}
+
+#[test]
+fn a_placeholder_that_somebody_deleted_comes_back_with_what_it_knew() {
+    let knew = placeholder_of(&profile("base", None), Some(&image(&["npm"])));
+    let mut world = web();
+    world.agent_pool.registrations = vec![knew.clone()];
+    let mut memory = Arc::default();
+    planner::Memory::take(&mut memory, &world.agent_pool, at(-60));
+    world.agent_pool.registrations.clear();
+    planner::Memory::take(&mut memory, &world.agent_pool, at(-2));
+    world.memory = planner::Memory::clone(&memory);
+    let plan = world.plan();
+    let planner::Action::AddPlaceholder { capabilities, .. } = &plan.actions[0].action else {
+        unreachable!("{plan}");
+    };
+    assert_eq!(*capabilities, knew.capabilities);
+}
+
+#[test]
 fn what_a_profile_declares_counts_until_its_agents_deny_it() {
     let world = web().serving("java").queued_demanding(1, "java -equals 17");
     assert_eq!(world.does(), ["create 0 java once"]);
@@ -251,15 +313,11 @@ fn agents_of_others_are_left_their_jobs_for_a_while() {
         .queued_demanding(1, "java -equals 17")
         .queued_demanding(2, "java -equals 17")
         .registered(stranger.clone());
-    for request in &mut world.agent_pool.requests {
-        request.queued_at = Some(at(-10));
-    }
+    world = world.waiting_for(10);
     let plan = world.plan();
     assert_eq!(done(&plan), ["create 0 java once"], "it serves one of them");
     assert_eq!(plan.next, Some(at(20)), "and not for ever");
-    for request in &mut world.agent_pool.requests {
-        request.queued_at = Some(at(-30));
-    }
+    world = world.waiting_for(30);
     assert_eq!(world.does(), ["create 0 java once", "create 1 java once"]);
 
     stranger.capabilities.user = Arc::new([("xcode", "")].into_iter().collect());

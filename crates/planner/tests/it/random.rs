@@ -248,7 +248,6 @@ fn requests() -> impl Strategy<Value = Vec<JobRequest>> {
             .map(|((demands, reserved_agent), id)| JobRequest {
                 id,
                 demands: demands.into_iter().map(Into::into).collect(),
-                queued_at: None,
                 matched: None,
                 reserved_agent,
             })

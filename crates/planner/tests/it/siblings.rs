@@ -1,6 +1,8 @@
 //! RunnerPools that share an agent pool: a job starts one agent in one of them.
 
-use crate::world::{World, at, placeholder_of, profile, web};
+use planner::Hold;
+
+use crate::world::{World, agent, placeholder_of, profile, web};
 
 /// A RunnerPool `team/{name}` of the agent pool, whose agents and placeholders are named by it.
 fn pool(name: &str) -> World {
@@ -37,9 +39,7 @@ fn share(mut pools: Vec<World>, demands: &[&[&str]], age: i64) -> Vec<Vec<String
         for (demands, id) in demands.iter().zip(1..) {
             *world = world.clone().job(id, demands, None);
         }
-        for request in &mut world.agent_pool.requests {
-            request.queued_at = Some(at(-age));
-        }
+        *world = world.clone().waiting_for(age);
     }
     let plan = |own: usize| {
         let mut world = pools[own].clone();
@@ -89,6 +89,29 @@ fn where_one_has_no_room_another_serves() {
 fn what_one_does_not_do_another_does_after_a_while() {
     let made = share(vec![pool("a"), pool("b")], &[&[]], 31);
     assert_eq!(made[1], ["b-agent-0"], "something keeps the other from it");
+}
+
+#[test]
+fn one_whose_agents_do_not_start_is_not_waited_for() {
+    let stuck = agent(0).created(-20).waiting(Hold::Failing, -20);
+    let failed = agent(0).created(-20).failed(-5).attempt(1);
+    for sketch in [stuck, failed] {
+        let mut first = pool("a");
+        first.cluster.pods.extend(sketch.pod);
+        first.cluster.pods[0].name = "a-agent-0".into();
+        let made = share(vec![first, pool("b")], &[&[]], 31);
+        assert_eq!(made[1], ["b-agent-0"]);
+    }
+}
+
+#[test]
+fn who_knows_and_does_nothing_keeps_nobody_from_finding_out() {
+    let knows = pool("a").mode(planner::Mode::Paused);
+    let knows = having(knows, "npm");
+    for age in [5, 31] {
+        let made = share(vec![knows.clone(), pool("b")], &[&["npm"]], age);
+        assert_eq!(made[1], ["b-agent-0"], "after {age} s");
+    }
 }
 
 #[test]

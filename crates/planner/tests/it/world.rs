@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use planner::{
     Action, AgentPool, Capabilities, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook,
-    Learned, Look, Mode, Plan, Pod, PodPhase, Pool, Profile, Registration, Reported, Snapshot,
-    Waiting, Why, check, placeholder_capabilities, plan,
+    Learned, Look, Memory, Mode, Plan, Pod, PodPhase, Pool, Profile, Registration, Reported,
+    Snapshot, Waiting, Why, check, placeholder_capabilities, plan,
 };
 
 pub(crate) const MARK: &str = "cluster/team/web";
@@ -49,6 +49,7 @@ pub(crate) fn web() -> World {
             requests: Vec::new(),
         },
         siblings: Vec::new(),
+        memory: Memory::default(),
         look: Seen::At(LOOK),
     }
 }
@@ -75,6 +76,7 @@ pub(crate) fn placeholder_of(
     let learned = learned.map(|capabilities| Learned {
         image: &profile.image,
         capabilities,
+        user: None,
     });
     let id = 9000 + i64::try_from(profile.name.len()).unwrap();
     Registration {
@@ -113,6 +115,7 @@ pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) agent_pool: AgentPool,
     pub(crate) siblings: Vec<World>,
+    pub(crate) memory: Memory,
     look: Seen,
 }
 
@@ -177,7 +180,6 @@ impl World {
         self.agent_pool.requests.push(JobRequest {
             id,
             demands: demands.iter().map(|&demand| demand.into()).collect(),
-            queued_at: None,
             matched: None,
             reserved_agent,
         });
@@ -217,6 +219,14 @@ impl World {
         self
     }
 
+    /// Its queued jobs were seen first so many seconds ago.
+    pub(crate) fn waiting_for(mut self, seconds: i64) -> Self {
+        for request in &self.agent_pool.requests {
+            self.memory.first_seen.insert(request.id, at(-seconds));
+        }
+        self
+    }
+
     /// The look began at this moment, relative to [`now`].
     pub(crate) fn seen(mut self, seconds: i64) -> Self {
         self.look = Seen::At(seconds);
@@ -245,7 +255,7 @@ impl World {
             pool: Arc::new(self.pool.clone()),
             cluster: self.cluster.clone(),
             look: match self.look {
-                Seen::At(seconds) => known(agent_pool, at(seconds)),
+                Seen::At(seconds) => remembering(agent_pool, at(seconds), self.memory.clone()),
                 Seen::Unknown => unknown(Some(agent_pool)),
                 Seen::Never => unknown(None),
             },
@@ -272,10 +282,15 @@ impl World {
 }
 
 pub(crate) fn known(agent_pool: Arc<AgentPool>, taken_at: Timestamp) -> Look {
+    remembering(agent_pool, taken_at, Memory::default())
+}
+
+fn remembering(agent_pool: Arc<AgentPool>, taken_at: Timestamp, memory: Memory) -> Look {
     Look::Known(KnownLook {
         taken_at,
         fresh_until: taken_at + SignedDuration::from_secs(10),
         agent_pool,
+        memory: Arc::new(memory),
     })
 }
 
