@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if isolation::is_isolated() {
             return tell(args).await.map(Some);
         }
-        if let Err(reason) = system::prepare()? {
+        if let Err(reason) = system::prepare() {
             output::line(reason);
             return Ok(Some(ExitCode::from(SKIPPED)));
         }

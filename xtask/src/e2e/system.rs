@@ -18,31 +18,24 @@ const MORE: [Requirement; 4] = [
 /// An engine to build images with, if there is none.
 const ENGINE: Requirement = Requirement::new("buildah", "buildah");
 
-/// Whether it can run here; if not, why. Where `CI` is set, what is missing is installed, and what cannot be had is an
-/// error.
-pub(super) fn prepare() -> Result<Result<(), String>> {
+/// Whether it can run here; if not, why. Where `CI` is set, what is missing is installed.
+pub(super) fn prepare() -> Result<(), String> {
     let in_ci = env::var_os("CI").is_some();
-    let reason = match obstacle() {
-        None => return Ok(Ok(())),
-        Some(Obstacle::Missing(packages)) if in_ci && is_root() => {
+    match obstacle() {
+        Some(Obstacle::Missing(packages)) if in_ci => {
             output::line(format_args!("Installing {}", packages.join(", ")));
-            install(&packages)?;
-            match obstacle() {
-                None => return Ok(Ok(())),
-                Some(obstacle) => obstacle.describe(),
-            }
+            install(&packages).map_err(|error| format!("{error:#}").replace('\n', " "))?;
         }
-        Some(obstacle) => obstacle.describe(),
-    };
-    if in_ci {
-        anyhow::bail!("it cannot run here, and CI must not go without it: {reason}");
+        Some(obstacle) => return Err(obstacle.describe()),
+        None => {}
     }
-    Ok(Err(reason))
+    obstacle().map_or(Ok(()), |obstacle| Err(obstacle.describe()))
 }
 
 enum Obstacle {
     NotRoot,
     Missing(Vec<&'static str>),
+    Forbidden(String),
 }
 
 impl Obstacle {
@@ -53,6 +46,9 @@ impl Obstacle {
                 "programs are missing: apt-get install --no-install-recommends {}",
                 packages.join(" ")
             ),
+            Self::Forbidden(why) => {
+                format!("this machine does not allow namespaces and mounts: {why}")
+            }
         }
     }
 }
@@ -67,7 +63,25 @@ fn obstacle() -> Option<Obstacle> {
     }
     missing.sort_unstable();
     missing.dedup();
-    (!missing.is_empty()).then_some(Obstacle::Missing(missing))
+    if missing.is_empty() {
+        forbidden().map(Obstacle::Forbidden)
+    } else {
+        Some(Obstacle::Missing(missing))
+    }
+}
+
+/// What the kernel refuses of that which a node is made from, as in a container without privileges.
+fn forbidden() -> Option<String> {
+    let script = "mount -t tmpfs none /mnt && mkdir /mnt/upper /mnt/work && \
+                  mount -t overlay -o lowerdir=/run,upperdir=/mnt/upper,workdir=/mnt/work none /run && \
+                  iptables --table nat --list --numeric >/dev/null && \
+                  mkdir /sys/fs/cgroup/azdo-runner-operator-probe && rmdir /sys/fs/cgroup/azdo-runner-operator-probe";
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount", "--net", "--pid", "--uts", "--fork", "sh", "-c", script,
+    ]);
+    let error = repository::output(command).err()?;
+    Some(format!("{error:#}").replace('\n', " "))
 }
 
 fn is_root() -> bool {
