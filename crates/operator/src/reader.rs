@@ -82,11 +82,18 @@ struct State {
     inhabited: bool,
     /// What is remembered of all looks.
     memory: Arc<Memory>,
-    /// Since when every look has succeeded and seen no agent.
-    empty_since: Option<Timestamp>,
+    /// Every look of late has succeeded and seen no agent.
+    empty: Option<Empty>,
     /// A write was refused for want of rights since the token was last read.
     token_refused: bool,
     intervals: BTreeMap<PoolKey, Duration>,
+}
+
+/// Looks in a row that saw no agent.
+#[derive(Clone, Copy, Debug)]
+struct Empty {
+    since: Timestamp,
+    seen_at: Timestamp,
 }
 
 impl Reader {
@@ -96,7 +103,7 @@ impl Reader {
             pool_id: None,
             inhabited: false,
             memory: Arc::default(),
-            empty_since: None,
+            empty: None,
             token_refused: false,
             intervals: BTreeMap::new(),
         };
@@ -268,9 +275,18 @@ impl Reader {
         let last = state.outcome.last_seen().cloned();
         let was_failing = matches!(state.outcome, Outcome::Failed(_));
         let empty = matches!(&result, Ok(seen) if seen.registrations.is_empty());
-        state.empty_since = empty.then(|| state.empty_since.unwrap_or(taken_at));
-        let believed = |since: Timestamp| taken_at.duration_since(since) >= EMPTY_FOR;
-        let doubtful = state.empty_since.is_some_and(|since| !believed(since));
+        // Two wrong answers with nobody looking in between are no proof.
+        let gap =
+            EMPTY_FOR.max(SignedDuration::try_from(interval * 2).unwrap_or(SignedDuration::MAX));
+        let former = state
+            .empty
+            .filter(|empty| taken_at.duration_since(empty.seen_at) <= gap);
+        state.empty = empty.then(|| Empty {
+            since: former.map_or(taken_at, |empty| empty.since),
+            seen_at: taken_at,
+        });
+        let believed = |empty: Empty| taken_at.duration_since(empty.since) >= EMPTY_FOR;
+        let doubtful = state.empty.is_some_and(|empty| !believed(empty));
         // The first look has the size of the pool to be compared with.
         let inhabited = last
             .as_ref()

@@ -35,4 +35,11 @@ pub const LESSONS: &[Lesson] = &[
         lesson: "a Pod whose creation had no answer may be there all the same: the API server is asked before another is made, or \
                  there are more than the maximum",
     },
+    Lesson {
+        name: "nobody looks between two empty lists",
+        seed: 1614,
+        hours: 24,
+        lesson: "a reader that was asked to wait may see two wrong answers in a row, minutes apart: an empty list counts as one that \
+                 stays so only if looks in between say the same",
+    },
 ];
