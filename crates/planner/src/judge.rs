@@ -215,10 +215,12 @@ impl<'p, 'a> Judge<'p, 'a> {
     fn judge(&mut self, demands: &'a [String], young: bool) -> Judged {
         let parsed: Vec<Demand<'a>> = demands.iter().map(|text| Demand::parse(text)).collect();
         // No new agent has what is another one's own.
-        let pinned = |demand: &Demand<'_>| {
-            matches!(demand, Demand::Equals { name, value }
-                if if name.eq_ignore_ascii_case("Agent.Name") { self.is_there(value) }
-                   else { is_of_one_agent(&name.to_lowercase()) })
+        let pinned = |demand: &Demand<'_>| match demand {
+            Demand::Equals { name, value } if name.eq_ignore_ascii_case("Agent.Name") => {
+                self.is_there(value)
+            }
+            Demand::Equals { name, .. } => is_of_one_agent(&name.to_lowercase()),
+            _ => false,
         };
         if parsed.iter().any(pinned) {
             return Judged::Elsewhere;
@@ -231,17 +233,12 @@ impl<'p, 'a> Judge<'p, 'a> {
         let is = |verdict: Verdict| move |candidate: &usize| of(*candidate) == verdict;
         let order = self.order(&parsed);
         let mut met: Vec<usize> = order.iter().copied().filter(is(Verdict::Met)).collect();
-        let unknown = order.iter().copied().filter(is(Verdict::Unknown));
+        let mut unknown = order.iter().copied().filter(is(Verdict::Unknown));
         let unknown = unknown
-            .clone()
             .find(|candidate| self.is_own(*candidate) || (young && self.has_room(*candidate)));
         let others = self.candidates.len()..self.candidates.len() + self.strangers.len();
         let strangers: Vec<usize> = others.filter(is(Verdict::Met)).collect();
-        let own = |verdict: Verdict| {
-            let mut own = order.iter().filter(|candidate| self.is_own(**candidate));
-            own.any(|candidate| of(*candidate) == verdict)
-        };
-        if !own(Verdict::Met) && !own(Verdict::Unknown) && unknown.is_none() && met.is_empty() {
+        if met.is_empty() && unknown.is_none() {
             let elsewhere = order
                 .iter()
                 .any(|candidate| of(*candidate) != Verdict::Unmet);
