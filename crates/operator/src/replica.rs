@@ -45,8 +45,13 @@ pub struct Replica {
     resolved: Mutex<HashMap<String, Remembered>>,
 }
 
-/// A RunnerPool, and what it was resolved to.
-type Remembered = (Arc<RunnerPool>, Arc<Resolved>);
+/// A RunnerPool, and what it was resolved to at a time. It holds until another schedule comes into force.
+#[derive(Debug)]
+struct Remembered {
+    pool: Arc<RunnerPool>,
+    resolved: Arc<Resolved>,
+    at: Timestamp,
+}
 
 /// The requests of a pass that are not about its actions.
 pub trait Finalizers: Outside {
@@ -235,14 +240,24 @@ impl Replica {
 
     fn resolve(&self, pool: &Arc<RunnerPool>, uid: &str, now: Timestamp) -> Option<Arc<Resolved>> {
         let mut all = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((same, resolved)) = all.get(uid)
-            && Arc::ptr_eq(same, pool)
-            && resolved.in_force == api::in_force(&pool.spec, now)
+        if let Some(known) = all.get(uid)
+            && Arc::ptr_eq(&known.pool, pool)
+            && known.at <= now
+            && known
+                .resolved
+                .in_force
+                .until
+                .is_none_or(|until| now < until)
         {
-            return Some(resolved.clone());
+            return Some(known.resolved.clone());
         }
         let resolved = Arc::new(resolve::resolve(pool, &self.cluster, now).ok()?);
-        all.insert(uid.to_owned(), (pool.clone(), resolved.clone()));
+        let known = Remembered {
+            pool: pool.clone(),
+            resolved: resolved.clone(),
+            at: now,
+        };
+        all.insert(uid.to_owned(), known);
         Some(resolved)
     }
 }

@@ -81,7 +81,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let agents = agents::join(snapshot, now);
     let failures = retry::Failures::of(&snapshot.pool, &agents, now);
     let mut plan = Plan::default();
-    let is_asked = queue::is_asked(&snapshot.look);
+    let is_asked = snapshot.look.has_queued_jobs();
     let siblings: Vec<_> = snapshot
         .siblings
         .iter()

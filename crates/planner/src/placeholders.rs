@@ -55,8 +55,8 @@ impl Learned<'_> {
 
     /// Whether it comes to the same, but for values: agents of one image differ in these.
     pub(crate) fn is_as(self, other: Learned<'_>, profile: &Profile) -> bool {
-        let names = |learned| of_image(profile, learned).map(|(key, _)| key.to_owned());
-        self.image == other.image && names(self).eq(names(other))
+        let (own, others) = (of_image(profile, self), of_image(profile, other));
+        self.image == other.image && own.map(|(key, _)| key).eq(others.map(|(key, _)| key))
     }
 }
 

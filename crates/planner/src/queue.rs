@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use crate::{
-    JobRequest, Look, Plan, STRANGER_PATIENCE, Unserved,
+    JobRequest, Plan, STRANGER_PATIENCE, Unserved,
     assignment::assign,
     judge::{Judge, Judged},
     later,
@@ -53,15 +53,6 @@ pub(crate) struct Queue<'a> {
     pub(crate) unserved: Vec<Unserved>,
     /// How many the service judges in another way than we do.
     pub(crate) disputed: usize,
-}
-
-/// Whether a look shows queued jobs.
-pub(crate) fn is_asked(look: &Look) -> bool {
-    let Look::Known(look) = look else {
-        return false;
-    };
-    let mut requests = look.agent_pool.requests.iter();
-    requests.any(|request| request.reserved_agent.is_none())
 }
 
 /// Every queued job that a look shows. The parties are the RunnerPools of the agent pool: planned for any of them the result

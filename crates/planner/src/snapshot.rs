@@ -416,6 +416,15 @@ impl Pool {
 }
 
 impl Look {
+    /// Whether it shows jobs that no agent is reserved for.
+    pub fn has_queued_jobs(&self) -> bool {
+        let Self::Known(look) = self else {
+            return false;
+        };
+        let mut requests = look.agent_pool.requests.iter();
+        requests.any(|request| request.reserved_agent.is_none())
+    }
+
     /// The registrations that were last seen, however long ago; `None` when there never was an answer.
     pub(crate) fn last_seen(&self) -> Option<&AgentPool> {
         match self {

@@ -100,13 +100,16 @@ pub(crate) fn gather(
     }
 }
 
-/// The other RunnerPools of the agent pool, as they wished and as their Pods are.
+/// The other RunnerPools of the agent pool, as they wished and as their Pods are. They matter only while jobs are queued.
 fn siblings(
     identity: &Identity,
     subscription: &Subscription,
     known: Known<'_>,
     look: &Look,
 ) -> Vec<Snapshot> {
+    if !look.has_queued_jobs() {
+        return Vec::new();
+    }
     let siblings = known
         .subscriptions
         .siblings(&identity.key, &subscription.agent_pool);
