@@ -6,10 +6,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::SignedDuration;
+
 use crate::{
-    Agent, Demand, Profile, Reported,
+    Agent, Demand, Pod, Profile, Registration, Reported, later,
     placeholders::{Learned, Placeholders},
 };
+
+/// Variable of every agent that names its profile.
+const ENV_PROFILE: &str = "AZP_CAPABILITY";
+
+/// How much the clocks of Azure DevOps and of the cluster may differ: an agent takes longer than that to start.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
 
 /// Whether an agent meets a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +42,7 @@ impl<'a> Taught<'a> {
             };
             // Agents report at their registration, and one that ran a short job may never be seen online.
             let reported = &registration.capabilities;
-            if reported.system.is_empty() {
+            if !is_of(registration, pod) {
                 continue;
             }
             let of_profile = taught.entry(&pod.profile).or_default();
@@ -70,6 +78,16 @@ impl<'a> Taught<'a> {
         let confirming = taught.iter().map(learned).find(confirms);
         confirming.or_else(|| taught.last().map(learned))
     }
+}
+
+/// Whether a registration tells of this Pod's agent, and not of a former one of its name, which an old look may show.
+fn is_of(registration: &Registration, pod: &Pod) -> bool {
+    let reported = &registration.capabilities.system;
+    let since = later(pod.created_at, -CLOCK_TOLERANCE);
+    reported.get(ENV_PROFILE) == Some(pod.profile.as_str())
+        && registration
+            .created_on
+            .is_none_or(|created| created >= since)
 }
 
 /// What is known of a profile's agents.

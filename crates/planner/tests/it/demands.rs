@@ -72,7 +72,9 @@ fn what_cannot_be_read_is_met_by_nobody() {
 
 fn image(names: &[&str]) -> Arc<Capabilities> {
     let all = names.iter().chain(&["Agent.OS"]);
-    Arc::new(all.map(|name| (*name, "/usr/bin")).collect())
+    let mut all: Capabilities = all.map(|name| (*name, "/usr/bin")).collect();
+    all.insert("AZP_CAPABILITY", "base");
+    Arc::new(all)
 }
 
 #[test]
@@ -153,7 +155,7 @@ fn learning_comes_to_rest() {
         world.agent_pool = AgentPool::clone(&look.agent_pool);
         assert_eq!(world.does(), NOTHING);
         let mut values: Capabilities = names.iter().map(|name| (*name, "/opt")).collect();
-        values.insert("Agent.OS", "Linux");
+        values.extend([("Agent.OS", "Linux"), ("AZP_CAPABILITY", "base")]);
         world.agent_pool.registrations[1].capabilities.system = Arc::new(values);
         assert_eq!(world.does(), NOTHING, "values of one agent change nothing");
     }
@@ -178,6 +180,17 @@ fn what_two_agents_of_one_image_differ_in_comes_to_rest() {
 }
 
 #[test]
+fn a_registration_of_a_former_agent_teaches_nothing() {
+    let mut busy = agent(0).busy(9);
+    let registration = busy.registration.as_mut().unwrap();
+    registration.capabilities.system = image(&["npm"]);
+    let of_another_profile = web().serving("java").with(busy.clone().of("java"));
+    assert_eq!(of_another_profile.does(), NOTHING);
+    busy.registration.as_mut().unwrap().created_on = Some(at(-90));
+    assert_eq!(web().with(busy).does(), NOTHING, "older than its Pod");
+}
+
+#[test]
 fn a_value_that_may_be_secret_is_not_copied() {
     let mut busy = agent(0).busy(9);
     let registration = busy.registration.as_mut().unwrap();
@@ -186,6 +199,7 @@ fn a_value_that_may_be_secret_is_not_copied() {
         ("java", "/usr/bin/java"),
         ("tool", "1.20.3"),
         ("HOSTNAME", "web-agent-0"),
+        ("AZP_CAPABILITY", "base"),
     ];
     registration.capabilities.system = Arc::new(reported.into_iter().collect());
     let world = web().with(busy);
