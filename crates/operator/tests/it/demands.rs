@@ -53,7 +53,12 @@ async fn a_profile_is_an_image_with_capabilities_a_template_and_a_maximum() {
         "gpu",
         "Agent.Version -gtVersion 2.163.1",
     ];
-    bed.queue(demanding(2, &wanted)).await;
+    // Long enough to be seen to wait for each other.
+    let long = JobSpec {
+        duration: Duration::from_secs(6),
+        ..demanding(2, &wanted)
+    };
+    bed.queue(long).await;
     bed.queue(jobs(1, SHORT)).await;
     let limited = bed
         .condition_when("web", "ScalingLimited", "True", "MaxAgentsReached")
