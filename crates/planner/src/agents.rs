@@ -151,13 +151,18 @@ fn reservations(look: &KnownLook) -> HashMap<i64, i64> {
 
 /// How many agents count against `maxAgents`: every Pod that has not ended, whatever its name, and every session
 /// without a Pod.
-pub(crate) fn alive(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>) -> usize {
+fn alive(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>) -> usize {
     let pods = snapshot.cluster.pods.iter();
     let pods = pods.filter(|pod| pod.phase.finished_at().is_none()).count();
     let orphans = agents
         .values()
         .filter(|agent| agent.pod.is_none() && agent.is_alive());
     pods + orphans.count()
+}
+
+/// How many agents `maxAgents` lets be made.
+pub(crate) fn room(snapshot: &Snapshot, agents: &BTreeMap<u32, Agent>) -> usize {
+    (snapshot.pool.max_agents as usize).saturating_sub(alive(snapshot, agents))
 }
 
 /// Proof that a registration is ours: its mark or, for agents made before the mark existed, a live Pod of that name.

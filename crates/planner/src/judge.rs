@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Capabilities, Demand, Intake, Lacking, Profile, Reported,
+    Demand, Intake, Lacking, Profile, Reported,
     agents::is_ours,
     assignment::Kind,
     capabilities::is_of_one_agent,
@@ -49,15 +49,14 @@ pub(crate) enum Judged {
 
 /// Agents of somebody else that report the same.
 struct Stranger<'a> {
-    capabilities: [&'a Capabilities; 2],
+    capabilities: &'a Reported,
     /// How many of them take a job.
     free: usize,
 }
 
 impl Stranger<'_> {
     fn verdict(&self, demand: Demand<'_>) -> Verdict {
-        let [system, user] = self.capabilities;
-        if is_met_by_update(demand) || demand.is_met_by(system) || demand.is_met_by(user) {
+        if is_met_by_update(demand) || self.capabilities.meets(demand) {
             Verdict::Met
         } else {
             Verdict::Unmet
@@ -83,7 +82,7 @@ impl<'p, 'a> Judge<'p, 'a> {
             let profiles = party.profiles().iter();
             profiles.map(move |profile| Candidate {
                 party: number,
-                known: Knowledge::of(profile, &party.taught, &party.placeholders),
+                known: Knowledge::of(profile, &party.known.taught, &party.known.placeholders),
             })
         });
         let agents = || parties.iter().flat_map(|party| party.agents.values());
@@ -104,23 +103,24 @@ impl<'p, 'a> Judge<'p, 'a> {
 
     fn find_strangers(&mut self, known: &HashSet<i64>) {
         let mut positions = HashMap::new();
-        for registration in &self.own.look.agent_pool.registrations {
+        for registration in &self.own.known.look.agent_pool.registrations {
             let mut parties = self.parties.iter();
             if known.contains(&registration.id)
                 || parties.any(|party| is_ours(party.pool(), registration, None))
             {
                 continue;
             }
-            let Reported { system, user } = &registration.capabilities;
+            let capabilities = &registration.capabilities;
             // Placeholders of RunnerPools of other operators stand for agents that may come.
-            if !registration.online && !user.has(ENV_DIGEST) {
+            if !registration.online && !capabilities.user.has(ENV_DIGEST) {
                 continue;
             }
+            let Reported { system, user } = capabilities;
             let key = (Arc::as_ptr(system), Arc::as_ptr(user));
             let strangers = &mut self.strangers;
             let position = *positions.entry(key).or_insert_with(|| {
                 strangers.push(Stranger {
-                    capabilities: [system, user],
+                    capabilities,
                     free: 0,
                 });
                 strangers.len() - 1
@@ -225,7 +225,10 @@ impl<'p, 'a> Judge<'p, 'a> {
         if parsed.iter().any(pinned) {
             return Judged::Elsewhere;
         }
-        let verdicts: Vec<_> = demands.iter().map(|text| self.verdicts(text)).collect();
+        let read = demands.iter().zip(&parsed);
+        let verdicts: Vec<_> = read
+            .map(|(text, demand)| self.verdicts(text, *demand))
+            .collect();
         let of = |candidate: usize| {
             let verdicts = verdicts.iter().map(|verdicts| verdicts[candidate]);
             verdicts.min().unwrap_or(Verdict::Met)
@@ -272,7 +275,7 @@ impl<'p, 'a> Judge<'p, 'a> {
         }
         let named = |other: &str| other.eq_ignore_ascii_case(name);
         let mut agents = self.parties.iter().flat_map(|party| party.agents.values());
-        let mut registrations = self.own.look.agent_pool.registrations.iter();
+        let mut registrations = self.own.known.look.agent_pool.registrations.iter();
         agents.any(|agent| agent.is_alive() && named(&agent.name))
             || registrations.any(|registration| {
                 let mut parties = self.parties.iter();
@@ -281,10 +284,9 @@ impl<'p, 'a> Judge<'p, 'a> {
             })
     }
 
-    fn verdicts(&mut self, text: &'a str) -> Rc<[Verdict]> {
+    fn verdicts(&mut self, text: &'a str, demand: Demand<'a>) -> Rc<[Verdict]> {
         let (candidates, strangers) = (&self.candidates, &self.strangers);
         let verdicts = self.verdicts.entry(text).or_insert_with(|| {
-            let demand = Demand::parse(text);
             let profiles = candidates
                 .iter()
                 .map(|candidate| candidate.known.verdict(demand));

@@ -60,23 +60,28 @@ impl<'a> Taught<'a> {
         Self(taught)
     }
 
-    /// What one of them reports: one that confirms what is remembered, else the newest.
-    pub(crate) fn of(
+    /// What one of them reports that comes to the same as what is remembered.
+    pub(crate) fn confirming(
         &self,
         profile: &'a Profile,
-        remembered: Option<Learned<'_>>,
+        remembered: Learned<'_>,
     ) -> Option<Learned<'a>> {
-        let learned = |(_, reported): &(i64, &'a Reported)| Learned {
+        let mut learned = self.all(profile);
+        learned.find(|learned| learned.is_as(remembered, profile))
+    }
+
+    /// What the newest of them reports.
+    pub(crate) fn newest(&self, profile: &'a Profile) -> Option<Learned<'a>> {
+        self.all(profile).last()
+    }
+
+    fn all(&self, profile: &'a Profile) -> impl Iterator<Item = Learned<'a>> {
+        let taught = self.0.get(profile.name.as_str()).into_iter().flatten();
+        taught.map(|(_, reported)| Learned {
             image: &profile.image,
             capabilities: &reported.system,
             user: Some(reported.user.as_ref()),
-        };
-        let taught = self.0.get(profile.name.as_str())?;
-        let confirms = |learned: &Learned<'_>| {
-            remembered.is_some_and(|remembered| learned.is_as(remembered, profile))
-        };
-        let confirming = taught.iter().map(learned).find(confirms);
-        confirming.or_else(|| taught.last().map(learned))
+        })
     }
 }
 
@@ -104,8 +109,10 @@ impl<'a> Knowledge<'a> {
         placeholders: &Placeholders<'a>,
     ) -> Self {
         let remembered = placeholders.remembered(profile);
-        let taught = taught.of(profile, remembered);
-        let learned = taught.or(remembered);
+        let learned = remembered
+            .and_then(|remembered| taught.confirming(profile, remembered))
+            .or_else(|| taught.newest(profile))
+            .or(remembered);
         Self {
             profile,
             learned: learned.filter(|learned| learned.image == profile.image),

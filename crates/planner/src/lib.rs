@@ -34,8 +34,10 @@ pub use snapshot::{
     PodPhase, Pool, Profile, Registration, Reported, Snapshot, Waiting,
 };
 
+use std::iter;
+
 use jiff::{SignedDuration, Timestamp};
-use party::Party;
+use party::{Known, Party};
 use queue::Queue;
 
 /// How long an idle agent that no queued job needs is kept before it is taken back, when it is not `ttlIdleSeconds`
@@ -81,32 +83,32 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let agents = agents::join(snapshot, now);
     let failures = retry::Failures::of(&snapshot.pool, &agents, now);
     let mut plan = Plan::default();
-    let is_asked = snapshot.look.has_queued_jobs();
-    let siblings: Vec<_> = snapshot
-        .siblings
-        .iter()
-        .filter(|_| is_asked)
+    let known = Known::of(snapshot, &agents);
+    let asked = known.as_ref().filter(|_| snapshot.look.has_queued_jobs());
+    let siblings = snapshot.siblings.iter().filter(|_| asked.is_some());
+    let siblings: Vec<_> = siblings
         .map(|sibling| {
             let agents = agents::join(sibling, now);
             let failures = retry::Failures::of(&sibling.pool, &agents, now);
             (sibling, agents, failures)
         })
         .collect();
-    let own = Party::of(snapshot, &agents, &failures);
-    let others = siblings
+    let known_of_siblings: Vec<_> = siblings
         .iter()
-        .filter_map(|(sibling, agents, failures)| Party::sibling(sibling, agents, failures));
-    let mut parties: Vec<Party<'_>> = own.into_iter().chain(others).collect();
-    // All RunnerPools of an agent pool are to come to the same result.
-    parties.sort_by_key(|party| party.pool().rank());
-    let own = parties.iter().find(|party| party.is_own);
-    let queue = own.map_or_else(Queue::default, |own| {
-        queue::queue(&parties, own, now, &mut plan)
+        .map(|(sibling, agents, _)| Known::of(sibling, agents))
+        .collect();
+    let queue = asked.map_or_else(Queue::default, |known| {
+        let own = Party::of(snapshot, &agents, &failures, known);
+        let siblings = siblings.iter().zip(&known_of_siblings);
+        let siblings = siblings.filter_map(|((sibling, agents, failures), known)| {
+            Some(Party::sibling(sibling, agents, failures, known.as_ref()?))
+        });
+        queue::queue(iter::once(own).chain(siblings).collect(), now, &mut plan)
     });
     remove::plan(snapshot, &agents, &queue.jobs, &failures, now, &mut plan);
-    if let Some(own) = own {
-        own.placeholders
-            .plan(snapshot, own.look, &own.taught, now, &mut plan);
+    if let Some(known) = &known {
+        let (placeholders, taught) = (&known.placeholders, &known.taught);
+        placeholders.plan(snapshot, known.look, taught, now, &mut plan);
     }
     if snapshot.pool.ends().is_none() {
         scale::plan(snapshot, &agents, &queue.jobs, &failures, &mut plan);

@@ -6,20 +6,43 @@ use std::{
 };
 
 use crate::{
-    Agent, AgentState, Hold, KnownLook, Look, Mode, Pool, Profile, Snapshot, agents::alive,
-    learned::Taught, placeholders::Placeholders, queue::Served, retry::Failures, supply::supply,
+    Agent, KnownLook, Look, Pool, Profile, Snapshot,
+    agents::room,
+    learned::Taught,
+    placeholders::Placeholders,
+    queue::Served,
+    retry::Failures,
+    supply::{certain, supply},
 };
 
-/// What is read once of a RunnerPool and of a look. There is none when Azure DevOps could not be looked at: neither demand
-/// nor knowledge is invented.
+/// What is read once out of a look for all rules of a RunnerPool. There is none when Azure DevOps could not be looked at:
+/// neither demand nor knowledge is invented.
+pub(crate) struct Known<'a> {
+    pub(crate) look: &'a KnownLook,
+    pub(crate) placeholders: Placeholders<'a>,
+    pub(crate) taught: Taught<'a>,
+}
+
+impl<'a> Known<'a> {
+    pub(crate) fn of(snapshot: &'a Snapshot, agents: &'a BTreeMap<u32, Agent>) -> Option<Self> {
+        match &snapshot.look {
+            Look::Known(look) => Some(Self {
+                look,
+                placeholders: Placeholders::of(snapshot, look),
+                taught: Taught::by(agents),
+            }),
+            Look::Unknown { .. } => None,
+        }
+    }
+}
+
+/// What matters of a RunnerPool while jobs are queued.
 pub(crate) struct Party<'a> {
     /// Whether the plan is made for it.
     pub(crate) is_own: bool,
     snapshot: &'a Snapshot,
-    pub(crate) look: &'a KnownLook,
     pub(crate) agents: &'a BTreeMap<u32, Agent>,
-    pub(crate) placeholders: Placeholders<'a>,
-    pub(crate) taught: Taught<'a>,
+    pub(crate) known: &'a Known<'a>,
     /// Agents that it may have more.
     pub(crate) room: usize,
     failures: &'a Failures,
@@ -34,24 +57,18 @@ impl<'a> Party<'a> {
         snapshot: &'a Snapshot,
         agents: &'a BTreeMap<u32, Agent>,
         failures: &'a Failures,
-    ) -> Option<Self> {
-        let Look::Known(look) = &snapshot.look else {
-            return None;
-        };
-        let pool = &snapshot.pool;
-        let room = (pool.max_agents as usize).saturating_sub(alive(snapshot, agents));
-        Some(Self {
+        known: &'a Known<'a>,
+    ) -> Self {
+        Self {
             is_own: true,
             snapshot,
-            look,
             agents,
-            placeholders: Placeholders::of(snapshot, look),
-            taught: Taught::by(agents),
-            room,
+            known,
+            room: room(snapshot, agents),
             failures,
-            supply: supply(snapshot, look, agents, failures),
+            supply: supply(snapshot, known.look, agents, failures),
             alive: snapshot.cluster.alive_by_profile(),
-        })
+        }
     }
 
     /// Another RunnerPool, whose plan is made elsewhere: what it will not do is not counted upon.
@@ -59,17 +76,20 @@ impl<'a> Party<'a> {
         snapshot: &'a Snapshot,
         agents: &'a BTreeMap<u32, Agent>,
         failures: &'a Failures,
-    ) -> Option<Self> {
-        let mut party = Self::of(snapshot, agents, failures)?;
-        party.is_own = false;
-        party.supply = certain(agents);
-        if snapshot.pool.ends().is_some() {
-            party.supply.clear();
-            party.room = 0;
-        } else if snapshot.pool.mode == Mode::Paused {
-            party.room = 0;
+        known: &'a Known<'a>,
+    ) -> Self {
+        let (ends, paused) = (snapshot.pool.ends().is_some(), snapshot.pool.is_paused());
+        let party = Self::of(snapshot, agents, failures, known);
+        Self {
+            is_own: false,
+            room: if ends || paused { 0 } else { party.room },
+            supply: if ends {
+                HashMap::new()
+            } else {
+                certain(agents)
+            },
+            ..party
         }
-        Some(party)
     }
 
     pub(crate) fn pool(&self) -> &'a Pool {
@@ -87,11 +107,7 @@ impl<'a> Party<'a> {
 
     /// Agents of the profile that may be made.
     pub(crate) fn room_of(&self, profile: &Profile) -> usize {
-        let alive = self.alive.get(profile.name.as_str()).copied();
-        let room = |most: u32| (most as usize).saturating_sub(alive.unwrap_or(0));
-        profile
-            .max_agents
-            .map_or(self.room, |most| room(most).min(self.room))
+        profile.room(&self.alive).min(self.room)
     }
 
     pub(crate) fn holds_back(&self, profile: &Profile) -> bool {
@@ -121,29 +137,6 @@ impl<'a> Party<'a> {
 
     /// Whether there are as many agents of the profile as there may be of it.
     fn is_full(&self, profile: &Profile) -> bool {
-        let alive = self.alive.get(profile.name.as_str()).copied().unwrap_or(0);
-        profile
-            .max_agents
-            .is_some_and(|most| alive >= most as usize)
+        profile.room(&self.alive) == 0
     }
-}
-
-/// Agents of another RunnerPool that will take a job, by profile: not those whose start is in doubt, as only that RunnerPool
-/// has a reason to wait for them.
-fn certain(agents: &BTreeMap<u32, Agent>) -> HashMap<&str, usize> {
-    let mut certain = HashMap::new();
-    for agent in agents.values().filter(|agent| !agent.outdated) {
-        let Some(pod) = &agent.pod else { continue };
-        let comes = match agent.state {
-            AgentState::Idle { .. } => true,
-            AgentState::Starting => pod
-                .waiting
-                .is_none_or(|waiting| waiting.hold == Hold::NotStarted),
-            _ => false,
-        };
-        if comes {
-            *certain.entry(pod.profile.as_str()).or_default() += 1;
-        }
-    }
-    certain
 }

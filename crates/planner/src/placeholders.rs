@@ -118,9 +118,8 @@ impl<'a> Placeholders<'a> {
             .map(|text| Demand::parse(text))
             .collect();
         let disputed = |placeholder: &&Registration| {
-            let Reported { system, user } = &placeholder.capabilities;
             let mut demands = demands.iter();
-            let meets = demands.all(|demand| demand.is_met_by(system) || demand.is_met_by(user));
+            let meets = demands.all(|demand| placeholder.capabilities.meets(*demand));
             meets != matched.contains(&placeholder.id)
         };
         self.ours.values().any(disputed)
@@ -143,14 +142,13 @@ impl<'a> Placeholders<'a> {
 
     /// What a profile's placeholder is to remember.
     fn learned(&self, profile: &'a Profile, taught: &Taught<'a>) -> Option<Learned<'a>> {
-        let remembered = self.remembered(profile);
-        match (taught.of(profile, remembered), remembered) {
+        match self.remembered(profile) {
             // What was learned first stays, or each agent would change it.
-            (Some(taught), Some(remembered)) if taught.is_as(remembered, profile) => {
+            Some(remembered) if taught.confirming(profile, remembered).is_some() => {
                 Some(remembered)
             }
             // What another image can do stands until its own is known, or jobs would be refused meanwhile.
-            (taught, remembered) => taught.or(remembered),
+            remembered => taught.newest(profile).or(remembered),
         }
     }
 

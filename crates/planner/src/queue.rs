@@ -55,32 +55,28 @@ pub(crate) struct Queue<'a> {
     pub(crate) disputed: usize,
 }
 
-/// Every queued job that a look shows. The parties are the RunnerPools of the agent pool: planned for any of them the result
-/// is the same, and each carries out its own part.
-pub(crate) fn queue<'a>(
-    parties: &[Party<'a>],
-    own: &Party<'a>,
-    now: Timestamp,
-    plan: &mut Plan,
-) -> Queue<'a> {
-    let requests = own.look.agent_pool.requests.iter();
+/// Every queued job that a look shows. The parties are the RunnerPools of the agent pool, in any order: planned for any of
+/// them the result is the same, and each carries out its own part.
+pub(crate) fn queue<'a>(mut parties: Vec<Party<'a>>, now: Timestamp, plan: &mut Plan) -> Queue<'a> {
+    parties.sort_by_key(|party| party.pool().rank());
+    let Some(own) = parties.iter().find(|party| party.is_own) else {
+        return Queue::default();
+    };
+    let requests = own.known.look.agent_pool.requests.iter();
     let mut requests: Vec<&JobRequest> = requests
         .filter(|request| request.reserved_agent.is_none())
         .collect();
-    if requests.is_empty() {
-        return Queue::default();
-    }
     requests.sort_by_key(|request| request.id);
     let disputed = requests
         .iter()
-        .filter(|request| own.placeholders.are_disputed(request))
+        .filter(|request| own.known.placeholders.are_disputed(request))
         .count();
 
-    let mut judge = Judge::new(parties, own);
+    let mut judge = Judge::new(&parties, own);
     let mut jobs = Vec::new();
     let mut unserved = Vec::new();
     for request in requests {
-        let first_seen = own.look.memory.first_seen.get(&request.id);
+        let first_seen = own.known.look.memory.first_seen.get(&request.id);
         let until = first_seen.map(|at| later(*at, STRANGER_PATIENCE));
         let until = until.filter(|until| now < *until);
         match judge.class(&request.demands, until.is_some()) {

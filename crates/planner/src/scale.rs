@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Action, Agent, AgentState, Look, Plan, Shortage, Snapshot, Why,
-    agents::{alive, is_ours},
+    agents::{is_ours, room},
     queue::{QueuedJob, Served},
     retry::Failures,
     supply::ended_since,
@@ -27,7 +27,7 @@ pub(crate) fn plan(
     let Some(mut indexes) = FreeIndexes::new(snapshot, agents, plan) else {
         return;
     };
-    let mut room = (snapshot.pool.max_agents as usize).saturating_sub(alive(snapshot, agents));
+    let mut room = room(snapshot, agents);
     let mut room_of = rooms(snapshot);
     let (mut wanted, mut granted) = (0, 0);
     let mut create = |plan: &mut Plan, profile: &str, min_agent: bool, why: Why| {
@@ -86,16 +86,13 @@ pub(crate) fn plan(
     plan.shortage = (wanted > granted).then_some(Shortage { wanted, granted });
 }
 
-/// How many agents each profile may have more that has a maximum of its own.
+/// How many agents of each profile its own maximum lets be made.
 fn rooms(snapshot: &Snapshot) -> HashMap<&str, usize> {
     let alive = snapshot.cluster.alive_by_profile();
     let profiles = snapshot.pool.profiles.iter();
-    let rooms = profiles.filter_map(|profile| {
-        let alive = alive.get(profile.name.as_str()).copied().unwrap_or(0);
-        let most = profile.max_agents? as usize;
-        Some((profile.name.as_str(), most.saturating_sub(alive)))
-    });
-    rooms.collect()
+    profiles
+        .map(|profile| (profile.name.as_str(), profile.room(&alive)))
+        .collect()
 }
 
 /// How many agents are missing to each profile's minimum.

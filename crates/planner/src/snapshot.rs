@@ -8,7 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{Capabilities, ENV_DIGEST, Why};
+use crate::{Capabilities, Demand, ENV_DIGEST, Why};
 
 /// Everything that a plan is made from.
 #[derive(Clone, Debug)]
@@ -321,6 +321,11 @@ pub struct Reported {
 }
 
 impl Reported {
+    /// Whether an agent that reports this meets a demand: it does not matter who says so.
+    pub(crate) fn meets(&self, demand: Demand<'_>) -> bool {
+        demand.is_met_by(&self.system) || demand.is_met_by(&self.user)
+    }
+
     /// Whether both are the same, as those of agents that share them.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.system, &other.system) && Arc::ptr_eq(&self.user, &other.user)
@@ -354,12 +359,26 @@ pub struct JobRequest {
 impl Cluster {
     /// How many Pods of each profile are not finished.
     pub(crate) fn alive_by_profile(&self) -> HashMap<&str, usize> {
-        let mut alive = HashMap::new();
         let unfinished = |pod: &&Pod| pod.phase.finished_at().is_none();
-        for pod in self.pods.iter().filter(unfinished) {
-            *alive.entry(pod.profile.as_str()).or_default() += 1;
-        }
-        alive
+        by_profile(self.pods.iter().filter(unfinished))
+    }
+}
+
+/// How many Pods there are of each profile.
+pub(crate) fn by_profile<'a>(pods: impl Iterator<Item = &'a Pod>) -> HashMap<&'a str, usize> {
+    let mut counts = HashMap::new();
+    for pod in pods {
+        *counts.entry(pod.profile.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+impl Profile {
+    /// How many agents of it its own maximum lets be made, where so many of each profile are alive.
+    pub(crate) fn room(&self, alive: &HashMap<&str, usize>) -> usize {
+        let alive = alive.get(self.name.as_str()).copied().unwrap_or(0);
+        self.max_agents
+            .map_or(usize::MAX, |most| (most as usize).saturating_sub(alive))
     }
 }
 

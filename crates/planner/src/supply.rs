@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    Agent, AgentState, Intake, KnownLook, Look, Pod, PodPhase, Snapshot, retry::Failures,
-    whole_second,
+    Agent, AgentState, Hold, Intake, KnownLook, Look, Pod, PodPhase, Snapshot, retry::Failures,
+    snapshot::by_profile, whole_second,
 };
 
 /// How many there are of each profile.
@@ -18,23 +18,38 @@ pub(crate) fn supply<'a>(
     agents: &'a BTreeMap<u32, Agent>,
     failures: &Failures,
 ) -> HashMap<&'a str, usize> {
-    let mut supply = HashMap::new();
-    for agent in agents.values() {
-        let Some(pod) = &agent.pod else { continue };
-        let counts = match agent.state {
-            AgentState::Starting | AgentState::Idle { .. } => !agent.outdated,
-            AgentState::Finished => {
-                (ended_since(agent, &snapshot.look) && agent.request().is_none())
-                    || failures.stands(agent)
-            }
-            AgentState::Stopping => !agent.outdated && may_have_begun(agent, pod, look),
-            _ => false,
-        };
-        if counts {
-            *supply.entry(pod.profile.as_str()).or_default() += 1;
+    count(agents, |agent, pod| match agent.state {
+        AgentState::Starting | AgentState::Idle { .. } => !agent.outdated,
+        AgentState::Finished => {
+            (ended_since(agent, &snapshot.look) && agent.request().is_none())
+                || failures.stands(agent)
         }
-    }
-    supply
+        AgentState::Stopping => !agent.outdated && may_have_begun(agent, pod, look),
+        _ => false,
+    })
+}
+
+/// How many there are of each profile of another RunnerPool: not those whose start is in doubt, as only that RunnerPool has
+/// a reason to wait for them.
+pub(crate) fn certain(agents: &BTreeMap<u32, Agent>) -> HashMap<&str, usize> {
+    count(agents, |agent, pod| match agent.state {
+        AgentState::Idle { .. } => !agent.outdated,
+        AgentState::Starting => {
+            let waiting = pod.waiting;
+            !agent.outdated && waiting.is_none_or(|waiting| waiting.hold == Hold::NotStarted)
+        }
+        _ => false,
+    })
+}
+
+fn count(
+    agents: &BTreeMap<u32, Agent>,
+    counts: impl Fn(&Agent, &Pod) -> bool,
+) -> HashMap<&str, usize> {
+    by_profile(agents.values().filter_map(|agent| {
+        let pod = agent.pod.as_ref()?;
+        counts(agent, pod).then_some(pod)
+    }))
 }
 
 /// Whether the agent's Pod ended after the look.

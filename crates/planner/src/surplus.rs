@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     Agent, AgentState, Hold, KnownLook, Plan, Pod, Pool, SURPLUS_GRACE, Snapshot, Why,
-    agents::alive,
+    agents::room,
     later,
     queue::QueuedJob,
     retry::{Failures, Patience, patience},
@@ -107,7 +107,7 @@ pub(crate) fn surplus(
     }
     needed.retain(|profile, _| !failures.hold_back(profile));
     // A job that finds no room gets that of agents of other profiles, the longest idle first.
-    let room = (pool.max_agents as usize).saturating_sub(alive(snapshot, agents));
+    let room = room(snapshot, agents);
     let going = agents.values().filter(|agent| is_going(agent)).count() + surplus.len();
     let mut give_way = needed.values().sum::<usize>().saturating_sub(room + going);
     for (since, agent, pod) in idle.into_iter().rev() {
