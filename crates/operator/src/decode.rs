@@ -68,7 +68,7 @@ pub fn built_pod(pool: &RunnerPool, cluster: &str, index: u32, profile: &planner
         pool,
         cluster,
         index,
-        profile: &profile.name,
+        profile: &pool.spec.profile(&profile.name),
         shape: &profile.shape,
         min_agent: false,
         run_once: true,

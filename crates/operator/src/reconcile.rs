@@ -244,9 +244,8 @@ async fn pass_of(
         return finalize::finish(pool, identity, context).await;
     }
     let report = report::report(pool, identity, context, &observed, &plan, &done).await;
-    let next = [plan.next, resolved.in_force.until].into_iter().flatten();
-    let due = next
-        .min()
+    let due = resolved
+        .due(&plan)
         .map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default());
     let report = report?;
     let retry = if done.unfinished {

@@ -218,9 +218,8 @@ impl Replica {
                 Err(_) => Passed::Failed,
             };
         }
-        let next = [plan.next, resolved.in_force.until].into_iter().flatten();
         Passed::Planned(Box::new(Made {
-            next: next.min(),
+            next: resolved.due(&plan),
             plan,
             breaches,
             unfinished: done.unfinished,

@@ -61,7 +61,7 @@ pub(crate) struct Blueprint<'a> {
     /// Uid of the namespace `kube-system`.
     pub(crate) cluster: &'a str,
     pub(crate) index: u32,
-    pub(crate) profile: &'a str,
+    pub(crate) profile: &'a Profile<'a>,
     pub(crate) shape: &'a str,
     pub(crate) min_agent: bool,
     pub(crate) run_once: bool,
@@ -71,25 +71,41 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) without: &'a [String],
 }
 
-/// Digest of what the RunnerPool describes for a profile, leaving out what differs from agent to agent.
-pub(crate) fn shape(pool: &RunnerPool, cluster: &str, profile: &str) -> String {
-    let blueprint = Blueprint::any(pool, cluster, profile);
-    let json = |value: Value| serde_json::to_vec(&value).expect("plain data always serialises");
-    let mut text = json(json!(build(&blueprint).spec));
-    for template in pool.spec.profile(profile).templates {
-        if let Some(metadata) = &template.metadata {
-            text.extend(json(json!(metadata)));
-        }
-    }
-    digest(&text)
+/// What the RunnerPool describes for a profile, leaving out what differs from agent to agent.
+pub(crate) struct Described {
+    /// Digest of it.
+    pub(crate) shape: String,
+    /// What the agents report for certain, as it stands in their environment. Values that come from elsewhere, as from a
+    /// Secret, or are an agent's own are empty.
+    pub(crate) given: planner::Capabilities,
 }
 
-/// What agents of a profile report for certain, as it stands in their environment. Values that come from elsewhere, as
-/// from a Secret, or are an agent's own are empty.
-pub(crate) fn given(pool: &RunnerPool, cluster: &str, profile: &str) -> planner::Capabilities {
+pub(crate) fn describe(pool: &RunnerPool, cluster: &str, profile: &Profile<'_>) -> Described {
+    let spec = spec(&Blueprint {
+        pool,
+        cluster,
+        index: 0,
+        profile,
+        shape: "",
+        min_agent: false,
+        run_once: false,
+        attempt: 0,
+        without: &[],
+    });
+    let json = |value: Value| serde_json::to_vec(&value).expect("plain data always serialises");
+    let mut text = json(json!(spec));
+    for metadata in metadata(profile) {
+        text.extend(json(json!(metadata)));
+    }
+    Described {
+        shape: digest(&text),
+        given: given(spec),
+    }
+}
+
+fn given(spec: PodSpec) -> planner::Capabilities {
     const UNREPORTED: [&str; 3] = ["AZP_TOKEN", "AZP_AGENT_NAME", names::ENV_OWNER];
-    let pod = build(&Blueprint::any(pool, cluster, profile));
-    let containers = pod.spec.into_iter().flat_map(|spec| spec.containers);
+    let containers = spec.containers.into_iter();
     let agent = containers.filter(|container| container.name == names::AGENT_CONTAINER);
     let variables = agent.flat_map(|agent| agent.env.unwrap_or_default());
     variables
@@ -98,21 +114,10 @@ pub(crate) fn given(pool: &RunnerPool, cluster: &str, profile: &str) -> planner:
         .collect()
 }
 
-impl<'a> Blueprint<'a> {
-    /// An agent of the profile, without what differs from agent to agent.
-    fn any(pool: &'a RunnerPool, cluster: &'a str, profile: &'a str) -> Self {
-        Self {
-            pool,
-            cluster,
-            index: 0,
-            profile,
-            shape: "",
-            min_agent: false,
-            run_once: false,
-            attempt: 0,
-            without: &[],
-        }
-    }
+/// What the templates of a profile say of the Pod itself.
+fn metadata<'a>(profile: &Profile<'a>) -> impl Iterator<Item = &'a PodTemplateMetadata> {
+    let templates = profile.templates.clone().into_iter();
+    templates.filter_map(|template| template.metadata.as_ref())
 }
 
 /// 64 bits of a digest, in hexadecimal: they tell the few shapes and Secrets of a RunnerPool apart.
@@ -125,19 +130,14 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 /// The Pod to create.
 pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
     let pool = blueprint.pool;
-    let name = names::agent(pool.agent_base(), blueprint.index);
-    let profile = pool.spec.profile(blueprint.profile);
-    let templates = profile.templates.iter();
-    let metadata: Vec<&PodTemplateMetadata> = templates
-        .filter_map(|template| template.metadata.as_ref())
-        .collect();
+    let metadata: Vec<_> = metadata(blueprint.profile).collect();
     let own = |pairs: &BTreeMap<String, String>| pairs.clone().into_iter().collect::<Vec<_>>();
     let labels = [
         (names::LABEL_APP, names::APP.to_owned()),
         (names::LABEL_RUNNER_POOL, pool.name_any()),
         (names::LABEL_MANAGED_BY, names::OPERATOR.to_owned()),
         (names::LABEL_MIN_AGENT, blueprint.min_agent.to_string()),
-        (names::LABEL_CAPABILITY, blueprint.profile.to_owned()),
+        (names::LABEL_CAPABILITY, blueprint.profile.name.to_owned()),
         (
             names::LABEL_CAPABILITY_AWARE,
             pool.spec.capability_aware.to_string(),
@@ -166,12 +166,17 @@ pub(crate) fn build(blueprint: &Blueprint<'_>) -> Pod {
                 .collect(),
             ),
             owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),
-            name: Some(name.clone()),
+            name: Some(agent(blueprint)),
             ..ObjectMeta::default()
         },
-        spec: Some(spec(blueprint, &profile, name)),
+        spec: Some(spec(blueprint)),
         status: None,
     }
+}
+
+/// The name of the agent and of its Pod.
+fn agent(blueprint: &Blueprint<'_>) -> String {
+    names::agent(blueprint.pool.agent_base(), blueprint.index)
 }
 
 /// The Pod of an agent as Events name it. Events that differ in nothing but their text count as one, so each has its Pod.
@@ -195,8 +200,9 @@ pub(crate) fn guards(guarded: bool) -> BTreeMap<String, Option<String>> {
 }
 
 /// What the operator wants, with what the user's template adds.
-fn spec(blueprint: &Blueprint<'_>, profile: &Profile<'_>, name: String) -> PodSpec {
-    let mut spec = own_spec(blueprint, profile, name);
+fn spec(blueprint: &Blueprint<'_>) -> PodSpec {
+    let profile = blueprint.profile;
+    let mut spec = own_spec(blueprint);
     // One that cannot be read breaks a rule, and then no Pod is made.
     for template in profile
         .templates
@@ -208,8 +214,8 @@ fn spec(blueprint: &Blueprint<'_>, profile: &Profile<'_>, name: String) -> PodSp
     spec
 }
 
-fn own_spec(blueprint: &Blueprint<'_>, profile: &Profile<'_>, name: String) -> PodSpec {
-    let pool = blueprint.pool;
+fn own_spec(blueprint: &Blueprint<'_>) -> PodSpec {
+    let (pool, profile) = (blueprint.pool, blueprint.profile);
     let user = (pool.spec.security_context.clone()).or_else(|| {
         pool.spec
             .init_container
@@ -244,7 +250,7 @@ fn own_spec(blueprint: &Blueprint<'_>, profile: &Profile<'_>, name: String) -> P
             image: Some(profile.image.to_owned()),
             image_pull_policy: Some(pool.spec.image_pull_policy.as_str().into()),
             args: blueprint.run_once.then(|| vec!["--once".into()]),
-            env: Some(environment(blueprint, profile, name)),
+            env: Some(environment(blueprint)),
             volume_mounts: some(mounts.into_iter().chain(certificate_mounts(pool)).collect()),
             resources: Some(ResourceRequirements {
                 requests: quantities("100m", "256Mi"),
@@ -400,8 +406,8 @@ fn init_container(image: &str, user: &SecurityContext, mounts: &[VolumeMount]) -
     }
 }
 
-fn environment(blueprint: &Blueprint<'_>, profile: &Profile<'_>, name: String) -> Vec<EnvVar> {
-    let pool = blueprint.pool;
+fn environment(blueprint: &Blueprint<'_>) -> Vec<EnvVar> {
+    let (pool, profile) = (blueprint.pool, blueprint.profile);
     let mark = names::owner_mark(
         blueprint.cluster,
         &pool.namespace().unwrap_or_default(),
@@ -431,8 +437,8 @@ fn environment(blueprint: &Blueprint<'_>, profile: &Profile<'_>, name: String) -
         ),
         plain("AZP_POOL", pool.spec.pool.trim().to_owned()),
         token,
-        plain("AZP_AGENT_NAME", name),
-        plain("AZP_CAPABILITY", blueprint.profile.to_owned()),
+        plain("AZP_AGENT_NAME", agent(blueprint)),
+        plain("AZP_CAPABILITY", blueprint.profile.name.to_owned()),
         plain(names::ENV_OWNER, mark),
     ];
     let extra = pool.spec.extra_env.iter().map(|env| EnvVar {

@@ -215,7 +215,7 @@ impl<O: Outside> Actor<'_, O> {
                     pool: self.pool,
                     cluster: self.known.cluster,
                     index: *index,
-                    profile,
+                    profile: &self.pool.spec.profile(profile),
                     shape: self.shape(profile),
                     min_agent: *min_agent,
                     run_once: *run_once,
@@ -267,7 +267,7 @@ impl<O: Outside> Actor<'_, O> {
     }
 
     async fn create(&self, name: &str, blueprint: Blueprint<'_>) -> End {
-        let (index, profile) = (blueprint.index, blueprint.profile);
+        let (index, profile) = (blueprint.index, blueprint.profile.name);
         if self.doubtful {
             return End::PutOff("an earlier creation had no answer");
         }

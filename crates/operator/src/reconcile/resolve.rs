@@ -5,9 +5,12 @@ use std::{sync::Arc, time::Duration};
 use api::{InForce, Mode, OrganizationUrl, Placeholders, RunnerPool, TerminatedPods, names};
 use jiff::{SignedDuration, Timestamp};
 use kube::{Resource as _, ResourceExt as _};
-use planner::{Keep, Pool, Profile};
+use planner::{Keep, Plan, Pool, Profile};
 
-use crate::{manifest, subscriptions::AgentPoolKey};
+use crate::{
+    manifest::{self, pod::Described},
+    subscriptions::AgentPoolKey,
+};
 
 /// A RunnerPool that can be carried out.
 #[derive(Clone, Debug)]
@@ -20,6 +23,14 @@ pub(crate) struct Resolved {
     pub(crate) wishes: Arc<Pool>,
     /// What made the bounds in the wishes. They hold until it ends.
     pub(crate) in_force: InForce,
+}
+
+impl Resolved {
+    /// When the next pass is due after this plan, if nothing happens before.
+    pub(crate) fn due(&self, plan: &Plan) -> Option<Timestamp> {
+        let due = [plan.next, self.in_force.until];
+        due.into_iter().flatten().min()
+    }
 }
 
 /// The RunnerPool's wishes at this time; or all violations of its spec, as one text.
@@ -93,14 +104,17 @@ fn keep(terminated: TerminatedPods) -> Keep {
 fn profiles(pool: &RunnerPool, cluster: &str, min_agents: u32) -> Vec<Profile> {
     let mut profiles = pool.spec.all_profiles();
     profiles[0].min_agents = min_agents;
-    let profiles = profiles.iter().map(|profile| Profile {
-        name: profile.name.to_owned(),
-        declared: profile.capabilities.clone().into_iter().collect(),
-        given: manifest::pod::given(pool, cluster, profile.name),
-        image: profile.image.to_owned(),
-        min_agents: profile.min_agents,
-        max_agents: profile.max_agents,
-        shape: manifest::pod::shape(pool, cluster, profile.name),
+    let profiles = profiles.iter().map(|profile| {
+        let Described { shape, given } = manifest::pod::describe(pool, cluster, profile);
+        Profile {
+            name: profile.name.to_owned(),
+            declared: profile.capabilities.clone().into_iter().collect(),
+            given,
+            image: profile.image.to_owned(),
+            min_agents: profile.min_agents,
+            max_agents: profile.max_agents,
+            shape,
+        }
     });
     profiles.collect()
 }
