@@ -131,8 +131,8 @@ impl<'a> Profile<'a> {
 
     /// Environment variables that tell its agents, and so Azure DevOps, what they can do: names that a shell keeps.
     pub fn environment(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let capabilities = self.in_environment.then(|| self.capabilities.clone());
-        let capabilities = capabilities.unwrap_or_default().into_iter();
+        let capabilities = self.capabilities.iter().filter(|_| self.in_environment);
+        let capabilities = capabilities.map(|(name, value)| (*name, *value));
         capabilities.filter(|(name, _)| is_variable(name))
     }
 }

@@ -94,8 +94,7 @@ pub fn validate(spec: &RunnerPoolSpec) -> Vec<Violation> {
     if let Some(prefix) = &spec.agent_name_prefix
         && !is_label(prefix)
     {
-        let remedy = "must be lower-case letters, digits and - inside, at most 63 of them";
-        found.add("agentNamePrefix", remedy);
+        found.add("agentNamePrefix", LABEL);
     }
     if let Some(template) = &spec.pod_template {
         for (field, message) in pod_template::check(template, spec) {
@@ -181,12 +180,7 @@ fn check_schedules(found: &mut Violations, spec: &RunnerPoolSpec) {
     let mut names = BTreeSet::new();
     for (i, schedule) in spec.schedules.iter().enumerate() {
         let field = format!("schedules[{i}]");
-        if !is_label(&schedule.name) {
-            let remedy = "must be lower-case letters, digits and - inside, at most 63 of them";
-            found.add(format!("{field}.name"), remedy);
-        } else if !names.insert(&schedule.name) {
-            found.add(format!("{field}.name"), "must differ from every other name");
-        }
+        check_name(found, &field, &schedule.name, &mut names);
         for (inner, message) in schedule::check(schedule) {
             let dot = if inner.is_empty() { "" } else { "." };
             found.add(format!("{field}{dot}{inner}"), message);
@@ -306,12 +300,7 @@ fn check_claims(found: &mut Violations, spec: &RunnerPoolSpec) {
     let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
     for (i, claim) in spec.pvcs.iter().enumerate() {
         let field = format!("pvcs[{i}]");
-        if !is_label(&claim.name) {
-            let remedy = "must be lower-case letters, digits and - inside, at most 63 of them";
-            found.add(format!("{field}.name"), remedy);
-        } else if !names.insert(&claim.name) {
-            found.add(format!("{field}.name"), "must differ from every other name");
-        }
+        check_name(found, &field, &claim.name, &mut names);
         if !claim.mount_path.starts_with('/') || claim.mount_path.contains(':') {
             found.add(
                 format!("{field}.mountPath"),
@@ -339,6 +328,23 @@ fn check_claims(found: &mut Violations, spec: &RunnerPoolSpec) {
         }
     }
 }
+
+/// The name of an entry of a list, which no other one has.
+fn check_name<'a>(
+    found: &mut Violations,
+    entry: &str,
+    name: &'a str,
+    names: &mut BTreeSet<&'a str>,
+) {
+    if !is_label(name) {
+        found.add(format!("{entry}.name"), LABEL);
+    } else if !names.insert(name) {
+        found.add(format!("{entry}.name"), "must differ from every other name");
+    }
+}
+
+/// What [`is_label`] asks for.
+const LABEL: &str = "must be lower-case letters, digits and - inside, at most 63 of them";
 
 /// A name that may be part of the name of a volume (Kubernetes: RFC 1123 label).
 fn is_label(name: &str) -> bool {
