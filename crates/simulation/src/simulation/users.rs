@@ -1,5 +1,6 @@
 //! Users: jobs come, jobs are cancelled, RunnerPools come back, and garbage collection does its part.
 
+use api::Profile;
 use azure_devops_simulator::{JobResult, JobSpec};
 use kube::api::Preconditions;
 
@@ -42,12 +43,17 @@ impl Simulation {
         }
     }
 
+    /// The profiles of all RunnerPools of an agent pool.
+    fn profiles(&self, agent_pool: usize) -> impl Iterator<Item = Profile<'_>> {
+        let pools = self.cluster.pools.values();
+        let pools = pools.filter(move |pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
+        pools.flat_map(|pool| pool.spec.all_profiles())
+    }
+
     /// What users demand in an agent pool: what its RunnerPools declare, be it true or not, and what their agents have.
     pub(crate) fn offered(&self, agent_pool: usize) -> Vec<String> {
-        let pools = self.cluster.pools.values();
-        let pools = pools.filter(|pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
         let mut offered = Vec::new();
-        for profile in pools.flat_map(|pool| pool.spec.all_profiles()) {
+        for profile in self.profiles(agent_pool) {
             let names = profile.capabilities.keys().map(|name| (*name).to_owned());
             offered.extend(names);
             let values = profile.environment();
@@ -63,10 +69,8 @@ impl Simulation {
 
     /// Demands that are declared and true, so that Azure DevOps queues them even if no agent ran yet.
     pub(crate) fn promised(&self, agent_pool: usize) -> Vec<String> {
-        let pools = self.cluster.pools.values();
-        let pools = pools.filter(|pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
-        let profiles = pools.flat_map(|pool| pool.spec.all_profiles());
-        let mut promised: Vec<String> = profiles
+        let mut promised: Vec<String> = self
+            .profiles(agent_pool)
             .flat_map(|profile| profile.capabilities.into_keys())
             .map(str::to_owned)
             .filter(|name| self.can_run(agent_pool, std::slice::from_ref(name)))
@@ -78,9 +82,7 @@ impl Simulation {
 
     /// Whether some RunnerPool of an agent pool has agents that can run a job.
     pub(crate) fn can_run(&self, agent_pool: usize, demands: &[String]) -> bool {
-        let pools = self.cluster.pools.values();
-        let pools = pools.filter(|pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
-        let mut profiles = pools.flat_map(|pool| pool.spec.all_profiles());
+        let mut profiles = self.profiles(agent_pool);
         profiles.any(|profile| can_run(&capabilities(&profile), demands))
     }
 
