@@ -38,29 +38,22 @@ const fn used(
     purpose: &'static str,
     seen: Seen,
 ) -> Use {
-    let named = false;
     Use {
         resource,
         verbs,
-        named,
+        named: false,
         purpose,
         seen,
     }
 }
 
-const fn used_by_name(
-    resource: &'static str,
-    verbs: &'static [&'static str],
-    purpose: &'static str,
-    seen: Seen,
-) -> Use {
-    let named = true;
-    Use {
-        resource,
-        verbs,
-        named,
-        purpose,
-        seen,
+impl Use {
+    /// Limited to objects of certain names.
+    const fn by_name(self) -> Self {
+        Self {
+            named: true,
+            ..self
+        }
     }
 }
 
@@ -157,54 +150,61 @@ const USES: [Use; 24] = [
         "an Event that is repeated within minutes",
         Never("nothing need happen twice; the operator's own tests show it"),
     ),
-    used_by_name(
+    used(
         "namespaces",
         &["get"],
         "its uid names the cluster",
         Story("install"),
-    ),
+    )
+    .by_name(),
     used(
         "leases",
         &["create"],
         "the lease of the replicas, the first time",
         Story("quick start"),
     ),
-    used_by_name(
+    used(
         "leases",
         &["list", "watch"],
         "to know which replica acts",
         Story("install"),
-    ),
-    used_by_name(
+    )
+    .by_name(),
+    used(
         "leases",
         &["update"],
         "to take, renew and release the lease",
         Story("quick start"),
-    ),
-    used_by_name(
+    )
+    .by_name(),
+    used(
         "leases",
         &["get"],
         "to read it again after a write that was refused or had no answer",
         Never("two replicas need not ask at the same moment"),
-    ),
-    used_by_name(
+    )
+    .by_name(),
+    used(
         "secrets",
         &["get", "update"],
         "the certificate of the webhooks",
         Story("refused RunnerPool"),
-    ),
-    used_by_name(
+    )
+    .by_name(),
+    used(
         "mutatingwebhookconfigurations",
         &["get", "patch"],
         "`caBundle`",
         Story("refused RunnerPool"),
-    ),
-    used_by_name(
+    )
+    .by_name(),
+    used(
         "validatingwebhookconfigurations",
         &["get", "patch"],
         "`caBundle`",
         Story("refused RunnerPool"),
-    ),
+    )
+    .by_name(),
 ];
 
 /// A verb in the rules of the chart with its default values.

@@ -24,7 +24,7 @@ pub(super) fn prepare() -> Result<(), String> {
     match obstacle() {
         Some(Obstacle::Missing(packages)) if in_ci => {
             output::line(format_args!("Installing {}", packages.join(", ")));
-            install(&packages).map_err(|error| format!("{error:#}").replace('\n', " "))?;
+            install(&packages).map_err(|error| one_line(&error))?;
         }
         Some(obstacle) => return Err(obstacle.describe()),
         None => {}
@@ -81,7 +81,7 @@ fn forbidden() -> Option<String> {
         "--mount", "--net", "--pid", "--uts", "--fork", "sh", "-c", script,
     ]);
     let error = repository::output(command).err()?;
-    Some(format!("{error:#}").replace('\n', " "))
+    Some(one_line(&error))
 }
 
 fn is_root() -> bool {
@@ -100,4 +100,9 @@ fn install(packages: &[&str]) -> Result<()> {
     };
     apt(&["update"])?;
     apt(&[&["install", "--no-install-recommends"], packages].concat())
+}
+
+/// An error as the reason of a stage that is skipped.
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
 }
