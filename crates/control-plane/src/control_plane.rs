@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, ServiceAccount},
@@ -20,8 +21,10 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Config,
     api::{GetParams, PostParams},
+    client::{ClientBuilder, ConfigExt as _, retry::RetryPolicy},
 };
 use tokio::{sync::OnceCell, task, time};
+use tower::{BoxError, ServiceBuilder, buffer::BufferLayer, retry::RetryLayer};
 
 use crate::{
     AuditEvent, User, audit,
@@ -34,6 +37,11 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Between two looks at something that is about to happen: short beside the 4 s of a start.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Requests to the API server that may wait for a connection: as many as kube's own client takes.
+const REQUEST_QUEUE: usize = 1024;
+/// Well below the 90 s after which the API server closes an idle connection, which is also what hyper waits by default.
+const KEEP_IDLE: Duration = Duration::from_secs(45);
 
 /// A running control plane. Dropping it stops it and removes everything that it made; so does any end of the process that
 /// started it, a panic, Ctrl-C, SIGTERM and SIGKILL included.
@@ -132,7 +140,7 @@ impl ControlPlane {
     /// # Errors
     /// When the API server's certificate cannot be used.
     pub fn client_as(&self, user: User) -> anyhow::Result<Client> {
-        Client::try_from(self.config_as(user)?).context("cannot make a client of the control plane")
+        client_of(&self.config_as(user)?).context("cannot make a client of the control plane")
     }
 
     /// What a client of the user is made from, for those that are made in another way.
@@ -485,6 +493,24 @@ fn free_ports() -> anyhow::Result<[u16; 3]> {
     let port = |listener: &TcpListener| anyhow::Ok(listener.local_addr()?.port());
     let [first, second, third] = &listeners;
     Ok([port(first)?, port(second)?, port(third)?])
+}
+
+/// A client like kube's own, but for one thing: it gives up an idle connection before the API server does, which would
+/// otherwise close it now and then just as a request goes out.
+fn client_of(config: &Config) -> anyhow::Result<Client> {
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(KEEP_IDLE)
+        .pool_timer(TokioTimer::new())
+        .build(config.rustls_https_connector()?);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, &config.default_namespace)
+        .with_layer(&BufferLayer::new(REQUEST_QUEUE))
+        .with_layer(&RetryLayer::new(RetryPolicy::server_retry()))
+        .build())
 }
 
 /// rustls wants one provider of cryptography per process; whoever comes first chooses, and all of ours choose ring.

@@ -20,7 +20,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     core::DynamicObject,
     runtime::{
-        conditions,
+        WatchStreamExt as _, conditions,
         wait::await_condition,
         watcher::{self, watcher},
     },
@@ -493,11 +493,15 @@ where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
 {
     let mut objects: BTreeMap<String, K> = BTreeMap::new();
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
     let seen = async {
         let mut listing = true;
         loop {
-            match events.next().await.expect("a watch never ends").unwrap() {
+            // A watch that fails is taken up again.
+            let Ok(event) = events.next().await.expect("a watch never ends") else {
+                continue;
+            };
+            match event {
                 watcher::Event::Init => objects.clear(),
                 watcher::Event::InitDone => listing = false,
                 watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {

@@ -12,7 +12,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
-    runtime::watcher::{self, watcher},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, watcher},
+    },
 };
 use serde_json::json;
 
@@ -116,10 +119,12 @@ struct Seen {
 
 async fn follow(pods: Api<Pod>, seen: Arc<Mutex<Seen>>) {
     let mut known: BTreeMap<String, Pod> = BTreeMap::new();
-    let mut changes = std::pin::pin!(watcher(pods, watcher::Config::default()));
+    let mut changes = std::pin::pin!(watcher(pods, watcher::Config::default()).default_backoff());
     while let Some(change) = changes.next().await {
+        // A watch that fails is taken up again, and tells of what is there.
+        let Ok(change) = change else { continue };
         let mut seen = seen.lock().unwrap();
-        match change.unwrap() {
+        match change {
             watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => {
                 seen.created.insert(pod.uid().unwrap());
                 known.insert(pod.name_any(), pod);
