@@ -2,12 +2,15 @@
 
 mod connection;
 
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use axum::http::{HeaderValue, Method, Request, Response, header::USER_AGENT};
 use futures::future::{BoxFuture, FutureExt as _};
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder, ConfigExt as _, retry::RetryPolicy},
@@ -18,6 +21,10 @@ use crate::lease::Gate;
 
 /// Requests to the API server that may wait for a connection: as many as kube's own client takes.
 const REQUEST_QUEUE: usize = 1024;
+
+/// How long an idle connection for writes is kept: well below the 90 s after which the API server closes it, which would
+/// otherwise fail a write now and then that goes out at that moment. hyper itself waits 90 s as well.
+const KEEP_IDLE: Duration = Duration::from_secs(45);
 
 const FAILED: &str = "failed to set up the Kubernetes client";
 
@@ -49,7 +56,10 @@ pub(crate) fn while_held(config: &Config, gate: &Gate) -> anyhow::Result<Client>
     let connector = config
         .rustls_https_connector_with_connector(connector)
         .context(FAILED)?;
-    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(KEEP_IDLE)
+        .pool_timer(TokioTimer::new())
+        .build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().context(FAILED)?)
