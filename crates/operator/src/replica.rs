@@ -146,6 +146,12 @@ impl Replica {
         listed(&self.claims, claims, now);
     }
 
+    /// Whether names of a RunnerPool are not given for now: those of Pods that went, until a look began after that, and
+    /// those of Pods whose creation had no answer, until they are found or not.
+    pub fn keeps_names(&self, pool: &PoolKey) -> bool {
+        !self.pods.gone_from(pool).is_empty() || !self.pods.doubted(pool).is_empty()
+    }
+
     /// Takes leave of a reader that has no subscribers; `false`: it has one again.
     pub fn forget(&self, sight: &Sight) -> bool {
         self.subscriptions.forget(&sight.0)

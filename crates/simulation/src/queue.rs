@@ -8,7 +8,7 @@ use crate::clock::Millis;
 #[derive(Debug)]
 struct Due<E> {
     time: Millis,
-    rank: u8,
+    rank: usize,
     number: u64,
     event: E,
 }
@@ -49,7 +49,7 @@ impl<E> Queue<E> {
         }
     }
 
-    pub(crate) fn at(&mut self, time: Millis, rank: u8, event: E) {
+    pub(crate) fn at(&mut self, time: Millis, rank: usize, event: E) {
         self.number += 1;
         let number = self.number;
         self.heap.push(Due {

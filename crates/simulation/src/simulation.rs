@@ -198,9 +198,10 @@ impl Simulation {
     /// Puts an event into the queue.
     pub(crate) fn after(&mut self, wait: Millis, event: Event) {
         // Looks happen before whatever else happens in the same millisecond, so that it does not matter whether one was
-        // in the queue all the time or is caught up with.
+        // in the queue all the time or is caught up with. Nor does it matter how often a timer was set anew.
         let rank = match event {
             Event::LookBegins(..) | Event::LookReads(..) | Event::LookEnds(..) => 0,
+            Event::Timer(operator, pool, _) => 2 + operator * self.scenario.pools.len() + pool,
             _ => 1,
         };
         self.queue.at(self.now + wait.max(0), rank, event);

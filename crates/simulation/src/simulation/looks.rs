@@ -7,7 +7,13 @@
 //! (see `is_quiet`). Whatever could change that *wakes* it first: a change in the agent pool, a trouble, a change that
 //! the operator is told of, a pass for another reason. Waking brings the reader to the state in which looks at each
 //! interval would have left it: the last look that would have ended by now counts as made, and one that would be under
-//! way is under way. A test runs the same seeds with and without skipping and compares all that took effect.
+//! way is under way.
+//!
+//! Of looks that are made, those that see the same, or fail in the same way, call for no pass of a RunnerPool whose last
+//! one was quiet, unless something else than a look has happened since, or another RunnerPool is in a state that lasts
+//! for a time.
+//!
+//! A test runs the same seeds with and without skipping and compares all that took effect.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -174,6 +180,8 @@ pub(crate) struct SightState {
     /// Our own writes show in no look yet.
     noted: bool,
     content: Option<Arc<AgentPool>>,
+    /// How the last look failed.
+    failure: Option<String>,
     parked: bool,
 }
 
@@ -206,6 +214,7 @@ impl Simulation {
             version: 0,
             noted: false,
             content: None,
+            failure: None,
             parked: false,
         }));
         self.after(0, Event::LookBegins(operator, number, 0));
@@ -378,12 +387,15 @@ impl Simulation {
         else {
             return;
         };
-        let same = match (&joined, &state.content) {
-            (Ok(new), Some(old)) => Arc::ptr_eq(new, old) && state.sight.is_seen() && !state.noted,
-            _ => false,
-        };
+        let same = !state.noted
+            && match (&joined, &state.content) {
+                (Ok(new), Some(old)) => Arc::ptr_eq(new, old) && state.sight.is_seen(),
+                (Err(new), None) => state.failure.as_ref() == Some(&new.to_string()),
+                _ => false,
+            };
         state.version += u64::from(!same);
         state.noted = false;
+        state.failure = joined.as_ref().err().map(ToString::to_string);
         state.content = joined.as_ref().ok().cloned();
         if joined.is_ok() && true_at >= 0 {
             state.true_at = state.true_at.max(true_at);
@@ -399,13 +411,23 @@ impl Simulation {
         state.seen = lists.ok().filter(|_| plain);
         let next = (state.started + state.interval).max(now);
         state.next = next;
-        let subscribers = state.sight.subscribers();
+        let (subscribers, version) = (state.sight.subscribers(), state.version);
         self.after(next - now, Event::LookBegins(operator, number, epoch));
-        for key in subscribers {
-            if let Some(pool) = self.pool_index(&key) {
+        let skip = self.options.skip;
+        let pools: Vec<usize> = (subscribers.iter())
+            .filter_map(|key| self.pool_index(key))
+            .collect();
+        let repeats = |process: &mut Process, pool: usize| {
+            let (own, mut desks) = (&process.pools[pool], process.pools.iter());
+            own.is_quiet(version) && desks.all(|desk| desk.is_steady() || std::ptr::eq(desk, own))
+        };
+        for pool in pools {
+            let process = self.process(operator).filter(|_| skip);
+            if process.is_none_or(|process| !repeats(process, pool)) {
                 self.call_pass(operator, pool);
             }
         }
+        self.park(operator);
     }
 
     /// What finding an agent pool by its name tells: its id, and whether it has agents.
@@ -502,6 +524,8 @@ impl Simulation {
                 }
                 _ => false,
             };
+            // A list that is not believed yet takes another look.
+            let present = present && state.sight.is_seen();
             if state.parked || state.look.is_some() || state.noted || !present {
                 continue;
             }
@@ -509,7 +533,7 @@ impl Simulation {
             let quiet = subscribers.iter().all(|key| {
                 let desk = pools.iter().position(|known| known == key);
                 desk.and_then(|desk| desks.get(desk))
-                    .is_some_and(|desk| desk.is_idle() && desk.quiet == Some(state.version))
+                    .is_some_and(|desk| desk.is_quiet(state.version))
             });
             if quiet && !subscribers.is_empty() {
                 state.parked = true;
@@ -528,6 +552,16 @@ impl Simulation {
     /// Wakes the readers of an operator.
     pub(crate) fn wake_all(&mut self, operator: usize) {
         self.wake(operator, None);
+    }
+
+    /// Something else than a look is to change what passes see, of their own RunnerPool or of another one of its agent
+    /// pool: none is certain to repeat the last one.
+    pub(crate) fn unsettle(&mut self, operator: usize) {
+        self.wake_all(operator);
+        let process = self.process(operator);
+        for desk in process.into_iter().flat_map(|process| &mut process.pools) {
+            desk.quiet = None;
+        }
     }
 
     fn wake(&mut self, operator: usize, agent_pool: Option<usize>) {

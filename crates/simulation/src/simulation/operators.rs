@@ -59,6 +59,8 @@ pub(crate) struct Desk {
     failures: u32,
     /// What its last pass saw, if nothing but a change can make the next one do something.
     pub(crate) quiet: Option<u64>,
+    /// Its last pass saw nothing that lasts for a time and that other RunnerPools of its agent pool plan with.
+    pub(crate) steady: bool,
     /// Its last pass wanted nothing.
     pub(crate) content: bool,
 }
@@ -67,6 +69,16 @@ impl Desk {
     /// Whether no pass runs or is called for, but for one at a certain time.
     pub(crate) fn is_idle(&self) -> bool {
         self.running.is_none() && !self.again && !self.gathering
+    }
+
+    /// Whether other RunnerPools plan with the same of it until something of it changes.
+    pub(crate) fn is_steady(&self) -> bool {
+        self.object.is_none() || self.steady
+    }
+
+    /// Whether a pass upon what this version of a reader saw would do what the last one did: nothing.
+    pub(crate) fn is_quiet(&self, version: u64) -> bool {
+        self.object.is_none() || (self.is_idle() && self.quiet == Some(version))
     }
 }
 
@@ -188,6 +200,7 @@ impl Simulation {
         for (desk, object) in process.pools.iter_mut().zip(objects) {
             desk.object = object;
         }
+        self.unsettle(operator);
         for pool in 0..self.scenario.pools.len() {
             self.call_pass(operator, pool);
         }
@@ -223,7 +236,7 @@ impl Simulation {
             _ => None,
         };
         // What comes now is planned upon with the look that would have ended last.
-        self.wake_all(operator);
+        self.unsettle(operator);
         let Some(process) = self
             .process(operator)
             .filter(|process| process.stream == stream)
@@ -287,6 +300,7 @@ impl Simulation {
             .desk(operator, pool)
             .is_some_and(|desk| desk.timer == number)
         {
+            self.unsettle(operator);
             self.call_pass(operator, pool);
         }
     }
@@ -318,6 +332,7 @@ impl Simulation {
         desk.timer += 1;
         desk.again = false;
         desk.quiet = None;
+        desk.steady = false;
         desk.content = false;
         let wire = Arc::new(Wire::new(now));
         let pass = {
@@ -379,11 +394,15 @@ impl Simulation {
         let Some(desk) = process.pools.get_mut(pool) else {
             return;
         };
+        let key = desk.object.as_deref().map(key);
         let mut failed = false;
         let mut breaches = Vec::new();
         match passed {
-            Passed::Nothing | Passed::Released => {}
-            Passed::NoToken(interval) => wait = Some(tick(interval)),
+            Passed::Nothing | Passed::Released => desk.steady = true,
+            Passed::NoToken(interval) => {
+                desk.steady = true;
+                wait = Some(tick(interval));
+            }
             Passed::Failed => failed = true,
             Passed::Planned(made) => {
                 failed = made.unfinished;
@@ -392,7 +411,13 @@ impl Simulation {
                 desk.content = made.plan.actions.is_empty() && !made.unfinished;
                 let mut sights = process.sights.iter().flatten();
                 match sights.find(|known| known.sight == made.sight) {
-                    Some(known) => desk.quiet = is_quiet(&made).then_some(known.version),
+                    Some(known) => {
+                        let replica = &process.replica;
+                        desk.steady =
+                            is_steady(&made) && key.is_some_and(|key| !replica.keeps_names(&key));
+                        let quiet = desk.steady && is_quiet(&made);
+                        desk.quiet = quiet.then_some(known.version);
+                    }
                     None => new_sight = Some(made.sight.clone()),
                 }
             }
@@ -423,12 +448,9 @@ impl Simulation {
     }
 
     pub(crate) fn set_skew(&mut self, operator: usize, skew: Millis) {
-        self.wake_all(operator);
+        self.unsettle(operator);
         if let Some(process) = self.process(operator) {
             process.skew = skew;
-            for desk in &mut process.pools {
-                desk.quiet = None;
-            }
         }
     }
 
@@ -443,15 +465,22 @@ fn is_watched(meta: &ObjectMeta) -> bool {
     labels.any(|labels| labels.contains_key(api::names::LABEL_RUNNER_POOL))
 }
 
+/// Whether no agent of the RunnerPool is in a state that lasts for a time: others plan with it.
+fn is_steady(made: &Made) -> bool {
+    let (mut agents, mut withheld) = (made.plan.agents.iter(), made.plan.withheld.iter());
+    agents.all(|agent| agent.state != AgentState::Starting)
+        && !withheld.any(|left| left.why == Why::RetryLater)
+}
+
 /// Whether only a change, or the time that the pass itself names, can make the next pass do something: the same look
-/// taken later would give the same plan. Rules that depend on time look at Pods that start, end or have ended, and at
-/// removals that wait for a look; so none of these may be there, and nothing may be so recent that it shares a second
-/// with the look.
+/// taken later would give the same plan. Rules that depend on time look at Pods that start, end or failed not long ago,
+/// and at removals that wait for a look; so none of these may be there, and nothing may be so recent that it shares a
+/// second with the look. Pods that ended and are kept stay as they are.
 fn is_quiet(made: &Made) -> bool {
-    let Look::Known(look) = &made.snapshot.look else {
-        return false;
+    let before = |time: jiff::Timestamp| match &made.snapshot.look {
+        Look::Known(look) => time.as_second() < look.taken_at.as_second(),
+        Look::Unknown { .. } => true,
     };
-    let before = |time: jiff::Timestamp| time.as_second() < look.taken_at.as_second();
     let (plan, cluster) = (&made.plan, &made.snapshot.cluster);
     let mut agents = plan.agents.iter();
     let mut withheld = plan.withheld.iter();
@@ -463,12 +492,16 @@ fn is_quiet(made: &Made) -> bool {
         && agents.all(|agent| {
             matches!(
                 agent.state,
-                AgentState::Idle { .. } | AgentState::Busy { .. }
+                AgentState::Idle { .. } | AgentState::Busy { .. } | AgentState::Finished
             )
         })
         && !withheld.any(|left| matches!(left.why, Why::AwaitingLook | Why::RetryLater))
         && cluster.claims.iter().all(|claim| !claim.stopping)
         && cluster.pods_seen_at.is_none_or(before)
-        && pods
-            .all(|pod| before(pod.created_at) && pod.started_at.is_none_or(before) && !pod.stopping)
+        && pods.all(|pod| {
+            before(pod.created_at)
+                && pod.started_at.is_none_or(before)
+                && pod.phase.finished_at().is_none_or(before)
+                && !pod.stopping
+        })
 }

@@ -123,7 +123,7 @@ impl Simulation {
 
     fn begin_episode(&mut self, kind: Kind, lasts: Millis) {
         for operator in 0..self.operators.len() {
-            self.wake_all(operator);
+            self.unsettle(operator);
         }
         self.troubles.numbers += 1;
         let number = self.troubles.numbers;
@@ -148,6 +148,9 @@ impl Simulation {
             return;
         }
         self.troubles.active.remove(&kind);
+        for operator in 0..self.operators.len() {
+            self.unsettle(operator);
+        }
         self.book
             .tell(self.now, "trouble", || format!("{} is over", name(kind)));
         match kind {
@@ -422,7 +425,7 @@ impl Simulation {
             self.troubles.active.iter().map(|(k, n)| (*k, *n)).collect();
         active.sort_unstable();
         for operator in 0..self.operators.len() {
-            self.wake_all(operator);
+            self.unsettle(operator);
         }
         for (kind, number) in active {
             self.trouble_ends(kind, number);

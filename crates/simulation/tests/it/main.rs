@@ -27,13 +27,15 @@ fn equal_seeds_give_equal_runs_and_others_do_not() {
 
 #[test]
 fn looks_that_are_skipped_would_have_changed_nothing() {
-    for seed in 0..12 {
-        let skipping = run(seed, hours(6));
+    // In 69 a RunnerPool plans with an agent of another one that starts for too long, in 170 a name is asked after again
+    // and again: both change with time alone.
+    for seed in (0..10).chain([69, 170]) {
+        let skipping = run(seed, hours(7));
         let looking = run(
             seed,
             Options {
                 skip: false,
-                ..hours(6)
+                ..hours(7)
             },
         );
         assert_eq!(skipping.digest, looking.digest, "seed {seed}");
