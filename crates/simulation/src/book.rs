@@ -98,6 +98,8 @@ pub struct Counts {
     /// Agents that met another of their name, made by another operator that acted at the same time for a RunnerPool of the
     /// same name.
     pub identities_shared_with_two: u64,
+    /// Agents that were told to stop, by the end of their job, while their node had not told yet that they run.
+    pub stopped_unheard: u64,
     /// Longest time from the end of all trouble to rest, in milliseconds.
     pub longest_to_rest: i64,
 }
@@ -122,6 +124,7 @@ impl Counts {
             above_maximum_with_two,
             claims_missing_with_two,
             identities_shared_with_two,
+            stopped_unheard,
             longest_to_rest,
         } = other;
         self.jobs += jobs;
@@ -142,6 +145,7 @@ impl Counts {
         self.above_maximum_with_two = self.above_maximum_with_two.max(*above_maximum_with_two);
         self.claims_missing_with_two += claims_missing_with_two;
         self.identities_shared_with_two += identities_shared_with_two;
+        self.stopped_unheard += stopped_unheard;
         self.longest_to_rest = self.longest_to_rest.max(*longest_to_rest);
     }
 

@@ -352,11 +352,16 @@ pub(crate) fn goes(claim: &PersistentVolumeClaim) -> bool {
 }
 
 pub(crate) fn has_ended(pod: &Pod) -> bool {
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    matches!(phase(pod), Some("Succeeded" | "Failed"))
+}
+
+/// Whether a Pod has never run, as far as its node has told.
+pub(crate) fn is_waiting(pod: &Pod) -> bool {
+    phase(pod) == Some("Pending")
+}
+
+fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
 }
 
 /// Names of the claims that a Pod mounts.

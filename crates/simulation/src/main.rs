@@ -226,7 +226,7 @@ impl Batch {
             counts.jobs_lost_outside
         );
         println!(
-            "{} Pods ({} agents had no job), {} passes, {} requests, {} looks that were made; {} s to rest at the longest; with two leaders {} above the maximum, {} claims missing and {} names given twice",
+            "{} Pods ({} agents had no job), {} passes, {} requests, {} looks that were made; {} s to rest at the longest; with two leaders {} above the maximum, {} claims missing and {} names given twice; {} stopped with a job before their node told that they run",
             counts.pods,
             counts.in_vain,
             counts.passes,
@@ -235,7 +235,8 @@ impl Batch {
             counts.longest_to_rest / 1000,
             counts.above_maximum_with_two,
             counts.claims_missing_with_two,
-            counts.identities_shared_with_two
+            counts.identities_shared_with_two,
+            counts.stopped_unheard
         );
         let troubles: Vec<String> = counts
             .troubles

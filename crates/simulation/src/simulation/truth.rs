@@ -12,7 +12,7 @@ use super::Simulation;
 use crate::{
     book::Breach,
     clock::Millis,
-    cluster::{Name, goes, has_ended, mounts, owner},
+    cluster::{Name, goes, has_ended, is_waiting, mounts, owner},
 };
 
 /// Who registered an agent.
@@ -136,6 +136,12 @@ impl Simulation {
             job.is_some_and(|job| !job.outcome.is_finished())
         };
         if let Some(job) = machine.worker.or(assigned).filter(runs) {
+            let stored = self.cluster.pods.get(name);
+            if stored.is_some_and(|pod| is_waiting(pod)) {
+                // Nobody could know: its node has not told that it runs. If the job did not end well now, that would count.
+                self.book.counts.stopped_unheard += 1;
+                return;
+            }
             let detail = format!("Pod {} deleted while it has job {job}", name.1);
             self.book.fail(Breach::BusyDisturbed, self.now, detail);
         }
