@@ -16,6 +16,10 @@ use std::{
 use clap::Parser;
 use simulation::{Control, Counts, Options, Run, Simulator};
 
+/// A quarter faster than the system's: a simulated day is made of millions of small objects.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Run the operator's logic against models of Azure DevOps and Kubernetes, under a virtual clock.
 #[derive(Debug, Parser)]
 #[command(name = "simulate")]

@@ -486,6 +486,15 @@ impl Simulation {
         if !self.options.skip || !self.troubles.azure_is_well() {
             return;
         }
+        let mut asks = self.asks.iter().flatten();
+        let asked = asks.any(|ask| ask.operator == operator);
+        let awake = |state: &SightState| !state.parked && state.look.is_none() && !state.noted;
+        let may_park = self
+            .process(operator)
+            .is_some_and(|process| process.skew == 0 && process.sights.iter().flatten().any(awake));
+        if asked || !may_park {
+            return;
+        }
         let revisions: Vec<u64> = (self.agent_pools.iter())
             .map(|state| self.world.revision(state.handle))
             .collect();
@@ -499,23 +508,15 @@ impl Simulation {
         let pools: Vec<_> = (self.scenario.pools.iter())
             .map(crate::cluster::key)
             .collect();
-        let asked = self
-            .asks
-            .iter()
-            .flatten()
-            .any(|ask| ask.operator == operator);
         let Some(process) = self.process(operator) else {
             return;
         };
-        if asked || process.skew != 0 {
-            return;
-        }
         let Process {
             sights,
             pools: desks,
             ..
         } = process;
-        for state in sights.iter_mut().flatten() {
+        for state in sights.iter_mut().flatten().filter(|state| awake(state)) {
             let present = match (&state.seen, &lists[state.agent_pool]) {
                 (Some((agents, requests)), Some((revision, now_agents, now_requests))) => {
                     *revision == revisions[state.agent_pool]
@@ -525,8 +526,7 @@ impl Simulation {
                 _ => false,
             };
             // A list that is not believed yet takes another look.
-            let present = present && state.sight.is_seen();
-            if state.parked || state.look.is_some() || state.noted || !present {
+            if !present || !state.sight.is_seen() {
                 continue;
             }
             let subscribers = state.sight.subscribers();
