@@ -560,7 +560,7 @@ impl Simulation {
         self.wake_all(operator);
         let process = self.process(operator);
         for desk in process.into_iter().flat_map(|process| &mut process.pools) {
-            desk.quiet = None;
+            desk.last.quiet = None;
         }
     }
 

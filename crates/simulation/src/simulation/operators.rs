@@ -57,11 +57,17 @@ pub(crate) struct Desk {
     gathering: bool,
     timer: u32,
     failures: u32,
-    /// What its last pass saw, if nothing but a change can make the next one do something.
+    pub(crate) last: Conclusion,
+}
+
+/// What a pass came to that is over.
+#[derive(Default)]
+pub(crate) struct Conclusion {
+    /// What it saw, if nothing but a change can make the next one do something.
     pub(crate) quiet: Option<u64>,
-    /// Its last pass saw nothing that lasts for a time and that other RunnerPools of its agent pool plan with.
+    /// It saw nothing that lasts for a time and that other RunnerPools of its agent pool plan with.
     pub(crate) steady: bool,
-    /// Its last pass wanted nothing.
+    /// It wanted nothing.
     pub(crate) content: bool,
 }
 
@@ -73,12 +79,12 @@ impl Desk {
 
     /// Whether other RunnerPools plan with the same of it until something of it changes.
     pub(crate) fn is_steady(&self) -> bool {
-        self.object.is_none() || self.steady
+        self.object.is_none() || self.last.steady
     }
 
     /// Whether a pass upon what this version of a reader saw would do what the last one did: nothing.
     pub(crate) fn is_quiet(&self, version: u64) -> bool {
-        self.object.is_none() || (self.is_idle() && self.quiet == Some(version))
+        self.object.is_none() || (self.is_idle() && self.last.quiet == Some(version))
     }
 }
 
@@ -331,9 +337,7 @@ impl Simulation {
         };
         desk.timer += 1;
         desk.again = false;
-        desk.quiet = None;
-        desk.steady = false;
-        desk.content = false;
+        desk.last = Conclusion::default();
         let wire = Arc::new(Wire::new(now));
         let pass = {
             let (object, wire, token) = (object.clone(), wire.clone(), token.clone());
@@ -398,9 +402,9 @@ impl Simulation {
         let mut failed = false;
         let mut breaches = Vec::new();
         match passed {
-            Passed::Nothing | Passed::Released => desk.steady = true,
+            Passed::Nothing | Passed::Released => desk.last.steady = true,
             Passed::NoToken(interval) => {
-                desk.steady = true;
+                desk.last.steady = true;
                 wait = Some(tick(interval));
             }
             Passed::Failed => failed = true,
@@ -408,15 +412,15 @@ impl Simulation {
                 failed = made.unfinished;
                 wait = made.next.map(|next| millis(next) - skew - now);
                 breaches = made.breaches.iter().map(ToString::to_string).collect();
-                desk.content = made.plan.actions.is_empty() && !made.unfinished;
+                desk.last.content = made.plan.actions.is_empty() && !made.unfinished;
                 let mut sights = process.sights.iter().flatten();
                 match sights.find(|known| known.sight == made.sight) {
                     Some(known) => {
                         let replica = &process.replica;
-                        desk.steady =
+                        desk.last.steady =
                             is_steady(&made) && key.is_some_and(|key| !replica.keeps_names(&key));
-                        let quiet = desk.steady && is_quiet(&made);
-                        desk.quiet = quiet.then_some(known.version);
+                        let quiet = desk.last.steady && is_quiet(&made);
+                        desk.last.quiet = quiet.then_some(known.version);
                     }
                     None => new_sight = Some(made.sight.clone()),
                 }

@@ -111,7 +111,8 @@ impl Simulation {
         }
         for process in self.operators.iter().flatten() {
             for (desk, pool) in process.pools.iter().zip(&self.scenario.pools) {
-                if self.cluster.pools.contains_key(&key(pool)) && !(desk.content && desk.is_idle())
+                if self.cluster.pools.contains_key(&key(pool))
+                    && !(desk.last.content && desk.is_idle())
                 {
                     missing(format!("{} still has something to do", key(pool)));
                 }
