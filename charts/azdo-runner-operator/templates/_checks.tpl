@@ -11,6 +11,9 @@
 {{- if and .Values.customCA.configMap .Values.customCA.secret -}}
 {{- fail "customCA: give configMap or secret, not both" -}}
 {{- end -}}
+{{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.service.enabled) -}}
+{{- fail "metrics.serviceMonitor.enabled needs metrics.service.enabled: the ServiceMonitor finds the replicas by the Service" -}}
+{{- end -}}
 {{- with .Values.webhook -}}
 {{- if and .enabled (eq .certificates.mode "certManager") (not .certificates.issuerRef.name) -}}
 {{- fail "webhook.certificates.issuerRef.name: name the issuer of cert-manager that is to make the certificate" -}}

@@ -44,6 +44,15 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The Service of the metrics, and the ServiceMonitor, which finds it by this label besides the others. */}}
+{{- define "azdo-runner-operator.metricsName" -}}
+{{ include "azdo-runner-operator.fullname" . | trunc 55 | trimSuffix "-" }}-metrics
+{{- end -}}
+
+{{- define "azdo-runner-operator.metricsLabel" -}}
+app.kubernetes.io/component: metrics
+{{- end -}}
+
 {{- define "azdo-runner-operator.serviceAccountName" -}}
 {{- $made := ternary (include "azdo-runner-operator.fullname" .) "default" .Values.serviceAccount.create -}}
 {{- default $made .Values.serviceAccount.name -}}

@@ -14,7 +14,8 @@ use serde_json::json;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
-    Error, NewAgent, RateLimit, TaskAgent, TaskAgentJobRequest, TaskAgentPool, Withheld, WriteGate,
+    Answer, Error, NewAgent, Observer, RateLimit, TaskAgent, TaskAgentJobRequest, TaskAgentPool,
+    Withheld, WriteGate,
     decode::{self, Head},
     pacing::Pacing,
 };
@@ -37,6 +38,7 @@ const UNSTATED_WAIT: Duration = Duration::from_secs(30);
 pub struct Connections {
     http: reqwest::Client,
     gate: Arc<dyn WriteGate>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Connections {
@@ -51,18 +53,44 @@ impl Connections {
             .http1_only()
             .build()?;
         let gate = Arc::new(gate);
-        Ok(Self { http, gate })
+        Ok(Self {
+            http,
+            gate,
+            observer: None,
+        })
+    }
+
+    /// The same connections, with somebody who hears of each request.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            observer: Some(observer),
+            ..self
+        }
     }
 
     /// Sends a request; one that is no read only through the gate.
-    async fn send(&self, request: Request) -> Result<Result<Response, reqwest::Error>, Withheld> {
-        let reads = *request.method() == Method::GET;
+    async fn send(
+        &self,
+        operation: &'static str,
+        request: Request,
+    ) -> Result<Result<Response, reqwest::Error>, Withheld> {
+        let (reads, started) = (*request.method() == Method::GET, Instant::now());
         let sending = self.http.execute(request);
-        if reads {
+        let sent = if reads {
             Ok(sending.await)
         } else {
             self.gate.carry_out(Box::pin(sending)).await
+        };
+        if let Some(observer) = &self.observer {
+            let answer = match &sent {
+                Ok(Ok(response)) => Answer::Status(response.status().as_u16()),
+                Ok(Err(_)) => Answer::Failed,
+                Err(_) => Answer::Withheld,
+            };
+            observer.answered(operation, answer, started.elapsed());
         }
+        sent
     }
 }
 
@@ -277,7 +305,7 @@ impl Client {
             source: source.without_url(),
         };
         let request = request.build().map_err(transport)?;
-        let sent = self.connections.send(request).await;
+        let sent = self.connections.send(operation, request).await;
         let response = sent
             .map_err(|Withheld(reason)| Error::Withheld { operation, reason })?
             .map_err(transport)?;

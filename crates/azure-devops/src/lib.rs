@@ -8,12 +8,14 @@ mod client;
 pub mod decode;
 mod error;
 mod gate;
+mod observer;
 mod pacing;
 mod types;
 
 pub use client::{Client, Connections};
 pub use error::{Class, Error};
 pub use gate::{Sending, Sent, Withheld, WriteGate};
+pub use observer::{Answer, Observer};
 pub use pacing::RateLimit;
 pub use types::{
     NewAgent, TaskAgent, TaskAgentJobRequest, TaskAgentPool, TaskAgentReference, TaskAgentStatus,

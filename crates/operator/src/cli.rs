@@ -36,7 +36,7 @@ pub struct RunArgs {
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
     pub namespaces: Vec<Namespace>,
 
-    /// Address that serves /healthz and /readyz.
+    /// Address that serves /healthz, /readyz and /metrics.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "0.0.0.0:8081")]
     pub health_address: SocketAddr,
 

@@ -11,6 +11,7 @@ mod events;
 mod http;
 pub mod lease;
 mod manifest;
+mod metrics;
 mod mirror;
 pub mod outside;
 mod reader;

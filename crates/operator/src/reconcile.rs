@@ -10,7 +10,10 @@ mod report;
 pub(crate) mod resolve;
 mod troubles;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::{RunnerPool, conditions::Reason};
 use jiff::Timestamp;
@@ -26,6 +29,7 @@ use crate::{
     decide::Decide,
     events::Events,
     manifest::{claim::AgentClaim, pod::AgentPod},
+    metrics::Metrics,
     mirror::{Mirror, PoolKey},
     outside::Services,
     subscriptions::Subscriptions,
@@ -52,6 +56,7 @@ pub(crate) struct Context {
     pub(crate) start_reader: Box<dyn Fn(Arc<crate::reader::Reader>) + Send + Sync>,
     pub(crate) events: Events,
     pub(crate) reports: Reports,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) backoff: Backoff,
 }
 
@@ -102,7 +107,17 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// A static name for logs.
+    /// What [`Error::category`] gives.
+    pub(crate) const CATEGORIES: [&str; 6] = [
+        "status",
+        "finalizers",
+        "claim",
+        "secret",
+        "deadline",
+        "incomplete",
+    ];
+
+    /// A static name for logs and metrics.
     pub(crate) fn category(&self) -> &'static str {
         match self {
             Self::Status(_) => "status",
@@ -151,9 +166,10 @@ pub(crate) async fn reconcile(
             Err(invalid) => report::unreadable(&context, &key, invalid).await,
         }
     };
-    tokio::time::timeout(DEADLINE, pass)
-        .await
-        .map_err(|_| Error::Deadline)?
+    let started = Instant::now();
+    let outcome = tokio::time::timeout(DEADLINE, pass).await;
+    context.metrics.reconciled(started.elapsed());
+    outcome.map_err(|_| Error::Deadline)?
 }
 
 /// What to do after a pass that failed.
@@ -167,6 +183,7 @@ pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Con
         name: object.name_any(),
     };
     let wait = context.backoff.next(&key);
+    context.metrics.failed(error.category());
     tracing::warn!(
         namespace = key.namespace,
         pool = key.name,
@@ -229,6 +246,10 @@ async fn pass_of(
 
     let now = Timestamp::now();
     let (plan, breaches) = (context.decide)(&observed.snapshot, now);
+    let (in_force, snapshot) = (&observed.in_force, &observed.snapshot);
+    context
+        .metrics
+        .planned(&identity.key, in_force, snapshot, &plan);
     // First of all: what it tells of may be gone when the actions are done, or this process.
     report::tell_lost_jobs(pool, identity, context, &observed, &plan);
     let done = if breaches.is_empty() {

@@ -39,6 +39,7 @@ use crate::{
     events::Events,
     http::{self, Readiness},
     lease::{Candidate, Election, Gate, Holder, Lost},
+    metrics::Metrics,
     mirror::{Mirror, PoolKey},
     reader::Reader,
     reconcile::{self, Guarded},
@@ -121,7 +122,7 @@ pub struct Operator {
     pub config: Config,
     /// Namespaces to watch; none: all.
     pub namespaces: Vec<String>,
-    /// Where `/healthz` and `/readyz` are served.
+    /// Where `/healthz`, `/readyz` and `/metrics` are served.
     pub listener: TcpListener,
     /// The admission webhooks, if they are served.
     pub webhooks: Option<Webhooks>,
@@ -147,12 +148,6 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     let scopes = scopes(namespaces);
     let readiness = Readiness::default();
     let tasks = TaskTracker::new();
-    tasks.spawn(serve(listener, readiness.clone(), stop.clone()));
-    let certificates = webhooks.as_ref().map(|webhooks| webhooks.source.clone());
-    if let Some(webhooks) = webhooks {
-        tasks.spawn(webhook::serve(webhooks, client.clone(), stop.clone()));
-    }
-
     let (router, queues) = Router::new(&scopes);
     let known: Vec<_> = scopes.iter().map(|_| CancellationToken::new()).collect();
     let (stores, mut watches): (Vec<_>, Vec<_>) = scopes
@@ -160,6 +155,15 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         .zip(&known)
         .map(|(scope, known)| runner_pools(&client, scope.as_deref(), known.clone()))
         .unzip();
+
+    let metrics = Arc::new(Metrics::new(stores.clone()));
+    let endpoints = http::router(readiness.clone(), metrics.clone());
+    tasks.spawn(serve(listener, endpoints, stop.clone()));
+    let certificates = webhooks.as_ref().map(|webhooks| webhooks.source.clone());
+    if let Some(webhooks) = webhooks {
+        let (client, metrics) = (client.clone(), metrics.clone());
+        tasks.spawn(webhook::serve(webhooks, client, metrics, stop.clone()));
+    }
 
     // Events that wait when the operator stops are still written: their writers stop last.
     let written = CancellationToken::new();
@@ -172,7 +176,8 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
     let context = Arc::new(reconcile::Context {
         cluster,
         connections: azure_devops::Connections::new(gate.clone())
-            .context("failed to set up HTTP")?,
+            .context("failed to set up HTTP")?
+            .observed_by(metrics.azure_devops()),
         pods: Mirror::default(),
         claims: Mirror::default(),
         start_reader: start_readers(
@@ -186,6 +191,7 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
         decide,
         events: Events::start(&client, &writers, written.clone()),
         reports: reconcile::Reports::default(),
+        metrics: metrics.clone(),
         backoff: reconcile::Backoff::default(),
         client,
     });
@@ -201,19 +207,11 @@ pub async fn operate(operator: Operator, stop: CancellationToken) -> anyhow::Res
             .run_until_cancelled_owned(get_ready(known.clone(), readiness.clone())),
     );
 
-    // Whoever waits keeps its copies of the cluster up to date meanwhile, so that it can act at once.
-    let holder = match candidate {
-        Some(candidate) => tokio::select! {
-            holder = candidate.win() => Some(holder),
-            never = stand_by(&mut watches) => match never {},
-            () = stop.cancelled() => {
-                end(&readiness, &tasks).await;
-                return Ok(());
-            }
-        },
-        None => None,
+    let Some(leadership) = lead(candidate, &mut watches, &stop).await else {
+        end(&readiness, &tasks).await;
+        return Ok(());
     };
-    let leadership = Leadership::keep(holder);
+    metrics.leads();
     if let Some(source) = certificates {
         let renewal = webhook::renew(source, context.client.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(renewal));
@@ -246,6 +244,23 @@ fn scopes(namespaces: Vec<String>) -> Vec<Option<String>> {
         vec![None]
     } else {
         namespaces.into_iter().map(Some).collect()
+    }
+}
+
+/// Waits until this replica leads; `None`: it is to stop before. Whoever waits keeps its copies of the cluster up to date
+/// meanwhile, so that it can act at once.
+async fn lead(
+    candidate: Option<Candidate>,
+    watches: &mut [RunnerPools],
+    stop: &CancellationToken,
+) -> Option<Leadership> {
+    let Some(candidate) = candidate else {
+        return Some(Leadership::keep(None));
+    };
+    tokio::select! {
+        holder = candidate.win() => Some(Leadership::keep(Some(holder))),
+        never = stand_by(watches) => match never {},
+        () = stop.cancelled() => None,
     }
 }
 
@@ -650,14 +665,14 @@ fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-async fn serve(listener: TcpListener, readiness: Readiness, stop: CancellationToken) {
-    let served = axum::serve(listener, http::router(readiness))
+async fn serve(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
+    let served = axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await;
     if let Err(error) = served {
         tracing::error!(
             error = telemetry::chain(&error),
-            "Failed to serve /healthz and /readyz"
+            "Failed to serve /healthz, /readyz and /metrics"
         );
     }
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use own::OwnCertificates;
 
+use crate::metrics::Metrics;
 use key::Key;
 
 /// What is needed to serve webhooks.
@@ -39,7 +40,12 @@ pub enum CertificateSource {
 }
 
 /// Serves the webhooks until `stop` is cancelled, with the newest key that the source has. Every replica does.
-pub(crate) async fn serve(webhooks: Webhooks, client: Client, stop: CancellationToken) {
+pub(crate) async fn serve(
+    webhooks: Webhooks,
+    client: Client,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     let Webhooks { listener, source } = webhooks;
     let key = Arc::new(Key::default());
     let follow = async {
@@ -50,7 +56,7 @@ pub(crate) async fn serve(webhooks: Webhooks, client: Client, stop: Cancellation
     };
     tokio::join!(
         stop.run_until_cancelled(follow),
-        server::serve(listener, key.clone(), stop.clone()),
+        server::serve(listener, key.clone(), metrics, stop.clone()),
     );
 }
 

@@ -11,6 +11,7 @@ use axum::{
 };
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use kube::core::admission::AdmissionReview;
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -24,7 +25,7 @@ use super::{
     admission::{self, Webhook},
     key::Key,
 };
-use crate::telemetry::chain;
+use crate::{metrics::Metrics, telemetry::chain};
 
 /// Connections at the same time; further ones wait to be accepted.
 const MOST_CONNECTIONS: usize = 256;
@@ -42,13 +43,18 @@ const BREATHE: Duration = Duration::from_millis(200);
 const LARGEST: usize = 8 << 20;
 
 /// Serves until `stop` is cancelled.
-pub(super) async fn serve(listener: TcpListener, key: Arc<Key>, stop: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    key: Arc<Key>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
         .with_cert_resolver(key);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let (router, room) = (router(), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
+    let (router, room) = (router(&metrics), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
     let conversations = TaskTracker::new();
     let accept = async {
         loop {
@@ -101,16 +107,24 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
 }
 
 /// The endpoints.
-fn router() -> Router {
+fn router(metrics: &Arc<Metrics>) -> Router {
     Router::new()
-        .route("/mutate", answers(Webhook::Mutating))
-        .route("/validate", answers(Webhook::Validating))
+        .route("/mutate", answers(Webhook::Mutating, metrics.clone()))
+        .route("/validate", answers(Webhook::Validating, metrics.clone()))
         .layer(DefaultBodyLimit::max(LARGEST))
 }
 
-fn answers(webhook: Webhook) -> MethodRouter {
+fn answers(webhook: Webhook, metrics: Arc<Metrics>) -> MethodRouter {
     post(move |body: Bytes| async move {
-        admission::answer(webhook, &body)
+        let answer = admission::answer(webhook, &body);
+        if let Ok(AdmissionReview {
+            response: Some(response),
+            ..
+        }) = &answer
+        {
+            metrics.reviewed(webhook, response.allowed);
+        }
+        answer
             .map(Json)
             .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
     })

@@ -1,6 +1,6 @@
 //! The test bed.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use api::{RunnerPool, RunnerPoolStatus};
 use azure_devops_simulator::{
@@ -60,6 +60,7 @@ pub(crate) struct Bed {
 }
 
 struct Running {
+    address: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -174,13 +175,15 @@ impl Bed {
         assert!(self.operator.is_none(), "the operator runs already");
         let config = control_plane().await.config_of(account).await.unwrap();
         let stop = CancellationToken::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
         let operator = Operator {
             config,
             namespaces: namespaces
                 .iter()
                 .map(|&namespace| namespace.to_owned())
                 .collect(),
-            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            listener,
             webhooks: self.webhooks.take(),
             // The chart names all of a release's objects alike.
             election: Some(Election {
@@ -190,19 +193,28 @@ impl Bed {
             decide: self.decide,
         };
         let task = tokio::spawn(operate(operator, stop.clone()));
-        self.operator = Some(Running { stop, task });
+        self.operator = Some(Running {
+            address,
+            stop,
+            task,
+        });
+    }
+
+    /// Where the operator serves its health and its metrics.
+    pub(crate) fn operator_address(&self) -> SocketAddr {
+        self.operator.as_ref().expect("an operator runs").address
     }
 
     /// Stops the operator as SIGTERM does.
     pub(crate) async fn stop_operator(&mut self) {
-        let Running { stop, task } = self.operator.take().expect("an operator runs");
+        let Running { stop, task, .. } = self.operator.take().expect("an operator runs");
         stop.cancel();
         within("the operator stops", task).await.unwrap().unwrap();
     }
 
     /// Ends the operator in the middle of whatever it does, as SIGKILL does.
     pub(crate) async fn kill_operator(&mut self) {
-        let Running { stop, task } = self.operator.take().expect("an operator runs");
+        let Running { stop, task, .. } = self.operator.take().expect("an operator runs");
         task.abort();
         // Its own tasks hear of nothing but this.
         stop.cancel();

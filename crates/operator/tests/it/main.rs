@@ -20,6 +20,7 @@ mod failover;
 mod frozen;
 mod leadership;
 mod lifecycle;
+mod metrics;
 mod mode;
 mod naming;
 mod pods;

@@ -98,7 +98,7 @@ impl Service {
         }
     }
 
-    async fn start(bed: &Bed, lifetimes: Lifetimes, failure_policy: &str) -> Self {
+    pub(crate) async fn start(bed: &Bed, lifetimes: Lifetimes, failure_policy: &str) -> Self {
         // Named as the bed's own release, whose account has the rights.
         let values = json!({ "watchNamespaces": [bed.namespace] });
         let release = chart(&bed.namespace, OPERATORS, values).await;

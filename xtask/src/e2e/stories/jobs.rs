@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration, time::
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use super::operator_pods;
 use crate::{
     e2e::{
         images,
@@ -12,6 +13,9 @@ use crate::{
     },
     output, repository,
 };
+
+/// The Service of the metrics.
+const METRICS: &str = "azdo-runner-operator-metrics";
 
 /// None, then five at once, then none.
 pub(super) async fn scale(world: &World) -> Result<String> {
@@ -27,6 +31,7 @@ pub(super) async fn scale(world: &World) -> Result<String> {
     team.until_running(5).await?;
     let up = output::duration(begin.elapsed());
     ensure!(team.pods().await?.len() == 5, "not an agent for each job");
+    until_measured(world, "scale", 5).await?;
     team.until_finished().await?;
     let finished = Instant::now();
     team.until_none().await?;
@@ -35,6 +40,32 @@ pub(super) async fn scale(world: &World) -> Result<String> {
     Ok(format!(
         "5 jobs run {up} after they were queued, nothing is left {down} after their end"
     ))
+}
+
+/// Waits until the replicas' metrics, at the port that the Service has, tell of one leader and so many busy agents.
+async fn until_measured(world: &World, namespace: &str, busy: u32) -> Result<()> {
+    let service = ["service", "--namespace", NAMESPACE, METRICS];
+    let port = world.get(&service).await?["spec"]["ports"][0]["port"].clone();
+    let wanted = [
+        "azdo_runner_leader 1".to_owned(),
+        format!(
+            "azdo_runner_agents{{namespace=\"{namespace}\",pool=\"runners\",state=\"busy\"}} {busy}"
+        ),
+    ];
+    let looks = async || {
+        let mut found = 0;
+        for pod in operator_pods(world).await? {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}:{port}/proxy/metrics");
+            let figures = world.kubectl(&["get", "--raw", &path]).await?;
+            let lines = figures.lines();
+            found += lines
+                .filter(|line| wanted.iter().any(|wanted| wanted == line))
+                .count();
+        }
+        Ok((found == wanted.len()).then_some(()))
+    };
+    world.until("the metrics tell of it", looks).await
 }
 
 /// What an agent leaves in a kept claim is there for the next agent of its index. The init container has given the volume
