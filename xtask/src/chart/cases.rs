@@ -63,21 +63,26 @@ fn put(values: &mut Value, path: &str, value: &Value) {
     *place = value.clone();
 }
 
-/// The schema of the CustomResourceDefinition does not depend on values and is checked elsewhere; here it would be in the
-/// way.
+/// The schema of the CustomResourceDefinition does not depend on values, but for one default, and is checked elsewhere;
+/// here it would be in the way.
 fn without_schema(manifests: &str) -> String {
     let mut in_definition = false;
     let mut kept = String::new();
+    let mut former = "";
     for line in manifests.lines() {
         match line {
             "kind: CustomResourceDefinition" => in_definition = true,
             "---" => in_definition = false,
             _ => {}
         }
-        if !in_definition || !line.starts_with("  ") || is_metadata(line) {
+        let chosen = [former, line]
+            .map(str::trim)
+            .contains(&"pollIntervalSeconds:");
+        if !in_definition || !line.starts_with("  ") || is_metadata(line) || chosen {
             kept.push_str(line);
             kept.push('\n');
         }
+        former = line;
     }
     kept
 }

@@ -22,7 +22,7 @@ pub(super) const CRD: &str = "runnerpools.devops.opentools.mf";
 /// How the command begins that ends the release.
 pub(super) const UNINSTALL: &str = "helm uninstall ";
 /// A field that the former version of the chart does not know.
-const NEW_FIELD: &str = "pollIntervalSeconds";
+const NEW_FIELD: &str = "priority";
 
 /// With `watchNamespaces`, RunnerPools elsewhere are left alone, and there are no rights there.
 pub(super) async fn namespaces(world: &World) -> Result<String> {
