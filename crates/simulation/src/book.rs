@@ -27,6 +27,8 @@ pub enum Breach {
     IdentityShared,
     /// A plan broke an invariant of the planner's own check.
     PlanRefused,
+    /// A job was refused for want of an agent that a placeholder should have stood for.
+    JobRefused,
     /// Something was left over at the end.
     LeftOver,
     /// Jobs had not run, or agents were missing, at the end.
@@ -45,6 +47,7 @@ impl Breach {
             Self::ClaimInUseDeleted => "claim in use deleted",
             Self::IdentityShared => "identity shared",
             Self::PlanRefused => "plan refused",
+            Self::JobRefused => "job refused",
             Self::LeftOver => "left over",
             Self::NotConverged => "not converged",
         }

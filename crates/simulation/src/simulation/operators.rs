@@ -135,6 +135,7 @@ impl Simulation {
             deaf: true,
             share,
         }));
+        self.troubles.disturbed_at = self.now;
         self.effect_of("operator starts", "");
         self.tell_of(operator, || "starts".into());
         let wait = self.random.between(100, 3 * SECOND);
@@ -152,6 +153,7 @@ impl Simulation {
             return;
         }
         self.operators[operator] = None;
+        self.troubles.disturbed_at = self.now;
         self.effect_of("operator stops", "");
         self.tell_of(operator, || "ends; all that it remembered is lost".into());
         // Each request that is on its way takes effect or is lost; one that would wait for long is lost.
@@ -453,6 +455,7 @@ impl Simulation {
 
     pub(crate) fn set_skew(&mut self, operator: usize, skew: Millis) {
         self.unsettle(operator);
+        self.troubles.disturbed_at = self.now;
         if let Some(process) = self.process(operator) {
             process.skew = skew;
         }

@@ -12,6 +12,11 @@ use crate::{
     scenario::{AGENT_POOLS, Kind, ORGANIZATION, spec},
 };
 
+/// When the last trouble is this long over, nothing of it is left.
+const SETTLED: Millis = 15 * MINUTE;
+/// How long a look takes at the most while nothing is wrong, and what is done upon it.
+const FOR_A_LOOK: Millis = 3 * SECOND;
+
 /// What is wrong at present.
 #[derive(Debug)]
 pub(crate) struct Troubles {
@@ -24,6 +29,10 @@ pub(crate) struct Troubles {
     rotated: u32,
     /// By RunnerPool, whether a user will create it again.
     pub(crate) deleted: Vec<bool>,
+    /// When something last happened that may keep a placeholder away for longer than a look: all but its deletion.
+    pub(crate) disturbed_at: Millis,
+    /// When somebody last deleted a registration.
+    deregistered_at: Millis,
     over: bool,
 }
 
@@ -35,12 +44,21 @@ impl Troubles {
             token: 1,
             rotated: 0,
             deleted: vec![false; pools],
+            disturbed_at: 0,
+            deregistered_at: 0,
             over: false,
         }
     }
 
     pub(crate) fn is(&self, kind: Kind) -> bool {
         self.active.contains_key(&kind)
+    }
+
+    /// Whether nothing has been wrong for a while, and whoever looks so often has looked since a registration was deleted.
+    pub(crate) fn are_settled(&self, now: Millis, look: Millis) -> bool {
+        self.active.is_empty()
+            && now > self.disturbed_at + SETTLED
+            && now > self.deregistered_at + look + FOR_A_LOOK
     }
 
     /// Whether nothing is wrong on the way to Azure DevOps.
@@ -90,6 +108,11 @@ impl Simulation {
         }
         if self.troubles.over || self.troubles.is(kind) {
             return;
+        }
+        if kind == Kind::RegistrationDeleted {
+            self.troubles.deregistered_at = self.now;
+        } else {
+            self.troubles.disturbed_at = self.now;
         }
         if let Some(lasts) = self.episode(kind) {
             self.begin_episode(kind, lasts);
@@ -148,6 +171,7 @@ impl Simulation {
             return;
         }
         self.troubles.active.remove(&kind);
+        self.troubles.disturbed_at = self.now;
         for operator in 0..self.operators.len() {
             self.unsettle(operator);
         }

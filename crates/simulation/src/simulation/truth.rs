@@ -11,8 +11,9 @@ use kube::{ResourceExt as _, api::Preconditions};
 use super::Simulation;
 use crate::{
     book::Breach,
-    clock::Millis,
+    clock::{Millis, SECOND},
     cluster::{Name, goes, has_ended, is_waiting, mounts, owner},
+    scenario::AGENT_POOLS,
 };
 
 /// Who registered an agent.
@@ -45,10 +46,25 @@ impl Simulation {
                     counts.jobs_refused += 1;
                     self.book
                         .tell(self.now, "Azure DevOps", || format!("refuses job {job}"));
+                    self.judge_refusal(agent_pool, job);
                 }
                 _ => self.judge_loss(job, agent),
             }
             self.book.effect(self.now, outcome_name(outcome), "");
+        }
+    }
+
+    /// Azure DevOps refused a job, as no agent is registered that has what it demands.
+    fn judge_refusal(&mut self, agent_pool: usize, job: i64) {
+        let pools = self.cluster.pools.values();
+        let pools = pools.filter(|pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
+        let intervals = pools.map(|pool| pool.spec.poll_interval_seconds);
+        let look = SECOND * Millis::from(intervals.max().unwrap_or_default());
+        let demands = self.world.job_line(self.handle(agent_pool), job);
+        let demands = demands.map(|job| job.demands.to_vec()).unwrap_or_default();
+        if self.troubles.are_settled(self.now, look) && self.is_promised(agent_pool, &demands) {
+            let detail = format!("job {job}, which demands {demands:?}");
+            self.book.fail(Breach::JobRefused, self.now, detail);
         }
     }
 

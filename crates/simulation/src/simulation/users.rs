@@ -1,6 +1,8 @@
 //! Users: jobs come, jobs are cancelled, RunnerPools come back, and garbage collection does its part.
 
-use api::Profile;
+use std::collections::BTreeSet;
+
+use api::{Mode, Profile};
 use azure_devops_simulator::{JobResult, JobSpec};
 use kube::api::Preconditions;
 
@@ -80,6 +82,27 @@ impl Simulation {
         promised
     }
 
+    /// Whether a placeholder says that agents can run a job: a profile's agents have what it demands, and all of that is
+    /// declared or given to them, so that it need not be learned first. A RunnerPool that is paused may lack some.
+    pub(crate) fn is_promised(&self, agent_pool: usize, demands: &[String]) -> bool {
+        let pools = self.cluster.pools.values();
+        let pools = pools.filter(|pool| {
+            let here = pool.spec.pool == AGENT_POOLS[agent_pool];
+            here && pool.spec.mode != Mode::Paused && pool.metadata.deletion_timestamp.is_none()
+        });
+        let mut profiles = pools.flat_map(|pool| pool.spec.all_profiles());
+        profiles.any(|profile| {
+            let known = profile.capabilities.keys().copied();
+            let known: BTreeSet<String> = known
+                .chain(profile.environment().map(|(name, _)| name))
+                .map(str::to_lowercase)
+                .collect();
+            let mut truth = capabilities(&profile);
+            truth.retain(|name, _| known.contains(name));
+            can_run(&truth, demands)
+        })
+    }
+
     /// Whether some RunnerPool of an agent pool has agents that can run a job.
     pub(crate) fn can_run(&self, agent_pool: usize, demands: &[String]) -> bool {
         let mut profiles = self.profiles(agent_pool);
@@ -150,6 +173,7 @@ impl Simulation {
             return;
         }
         self.troubles.deleted[pool] = false;
+        self.troubles.disturbed_at = self.now;
         self.effect_of("create", &key.to_string());
         self.book
             .tell(self.now, "user", || format!("creates {key} again"));
