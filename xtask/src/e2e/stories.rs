@@ -3,6 +3,7 @@
 mod install;
 mod jobs;
 mod moving;
+mod recipes;
 mod refusal;
 mod releases;
 mod survival;
@@ -46,6 +47,7 @@ pub(super) async fn tell(world: &World, wanted: &str) -> Result<Told> {
     book.story("from 0 to 5 to 0", jobs::scale(world)).await;
     book.story("kept data", jobs::storage(world)).await;
     book.story("certificates", jobs::trust(world)).await;
+    book.story("recipes", recipes::recipes(world)).await;
     book.story("deleted Pod", survival::deletion(world)).await;
     book.story("drained node", survival::drain(world)).await;
     book.story("upgraded operator", survival::upgrade(world))

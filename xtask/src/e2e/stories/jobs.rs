@@ -282,7 +282,7 @@ pub(super) async fn token(world: &World) -> Result<String> {
     Ok("in no log, event, status and ConfigMap, and in nothing that a job can read".to_owned())
 }
 
-fn logs_of(world: &World, pod: &str) -> Result<String> {
+pub(super) fn logs_of(world: &World, pod: &str) -> Result<String> {
     let logs = world.canaries.logs()?;
     let of_pod = logs
         .into_iter()
