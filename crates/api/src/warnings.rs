@@ -23,15 +23,21 @@ pub fn warnings(spec: &RunnerPoolSpec) -> Vec<String> {
         ),
         _ => {}
     }
+    let schedules = || spec.schedules.iter();
+    let most = schedules().filter_map(|schedule| schedule.max_agents);
+    let most = most.fold(spec.max_agents, u32::max);
+    let fewest = schedules().filter_map(|schedule| schedule.min_agents);
+    let fewest = fewest.fold(spec.min_agents, u32::min);
     for (i, claim) in spec.pvcs.iter().enumerate() {
-        if !claim.create_pvc && spec.max_agents > 1 {
+        if !claim.create_pvc && most > 1 {
             found.push(format!(
                 "spec.pvcs[{i}]: all agents mount the claim {}; on more than one node it has to be ReadWriteMany",
                 claim.name
             ));
         }
     }
-    if spec.placeholders == Placeholders::Disabled && spec.min_agents == 0 {
+    let profiles = spec.profiles.iter().map(|profile| profile.min_agents);
+    if spec.placeholders == Placeholders::Disabled && fewest + profiles.sum::<u32>() == 0 {
         found.push(
             "spec.placeholders: Azure DevOps fails every job at once while no agent is registered; set minAgents, or Enabled"
                 .to_owned(),
@@ -62,6 +68,7 @@ mod tests {
             "capabilityAware: true\ncapabilityImages: {java: agent:java}",
             "pvcs: [{name: a, mountPath: /a, storage: 1Gi}]",
             "minAgents: 1\nplaceholders: Disabled",
+            "placeholders: Disabled\nprofiles: [{name: big, minAgents: 1}]",
             "maxAgents: 1\npvcs: [{name: a, mountPath: /a, createPvc: false}]",
         ] {
             let yaml = format!("azDoUrl: https://dev.azure.com/acme\n{usual}");
@@ -89,6 +96,12 @@ mod tests {
                 "spec.placeholders"
             ]
         );
+        let found = warned(
+            "azDoUrl: https://dev.azure.com/acme\nmaxAgents: 1\nminAgents: 1\nplaceholders: Disabled\n\
+             pvcs: [{name: a, mountPath: /a, createPvc: false}]\n\
+             schedules: [{name: day, start: 0 8 * * *, duration: 1h, maxAgents: 5, minAgents: 0}]",
+        );
+        assert_eq!(found.len(), 2, "a schedule has other bounds: {found:?}");
         let found = warned("azDoUrl: https://dev.azure.com/acme\ncapabilityAware: true\n");
         assert!(found[0].starts_with("spec.capabilityAware: "), "{found:?}");
     }
