@@ -26,17 +26,20 @@ pub enum Control {
     WholeTexts,
     /// Looks at the first demand of a job only, as the original operator does.
     FirstDemand,
+    /// Makes no placeholders.
+    NoPlaceholders,
 }
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::OneLook,
         Self::FailedIsEmpty,
         Self::Counters,
         Self::ReusedNames,
         Self::WholeTexts,
         Self::FirstDemand,
+        Self::NoPlaceholders,
     ];
 
     /// Its name on the command line.
@@ -48,6 +51,7 @@ impl Control {
             Self::ReusedNames => "reused-names",
             Self::WholeTexts => "whole-texts",
             Self::FirstDemand => "first-demand",
+            Self::NoPlaceholders => "no-placeholders",
         }
     }
 }
@@ -73,6 +77,12 @@ pub(crate) fn maker(control: Option<Control>) -> Maker {
                 demands.truncate(1);
                 true
             })
+        }),
+        Some(Control::NoPlaceholders) => unchecked(|snapshot, now| {
+            let mut plan = plan(snapshot, now);
+            plan.actions
+                .retain(|planned| !matches!(planned.action, Action::AddPlaceholder { .. }));
+            plan
         }),
         Some(Control::Counters) => {
             let counters = Mutex::new(HashMap::new());

@@ -68,6 +68,8 @@ pub(crate) struct Machine {
     no_image: bool,
     pub(crate) maker: Maker,
     pub(crate) registration: Option<i64>,
+    /// When it registered itself.
+    pub(crate) registered_at: Millis,
     session: Option<Uuid>,
     session_wanted_since: Option<Millis>,
     pub(crate) worker: Option<i64>,
@@ -210,6 +212,7 @@ impl Simulation {
             no_image: false,
             maker,
             registration: None,
+            registered_at: 0,
             session: None,
             session_wanted_since: None,
             worker: None,
@@ -336,6 +339,7 @@ impl Simulation {
         self.origins.insert(id, Origin::Agent(number));
         let machine = &mut self.machines[number];
         machine.registration = Some(id);
+        machine.registered_at = self.now;
         machine.session_wanted_since = Some(self.now);
         self.mark_effect("registers", number);
         self.tell_pod(number, "its agent registers");

@@ -84,7 +84,7 @@ impl Desk {
 
     /// Whether a pass upon what this version of a reader saw would do what the last one did: nothing.
     pub(crate) fn is_quiet(&self, version: u64) -> bool {
-        self.object.is_none() || (self.is_idle() && self.last.quiet == Some(version))
+        self.is_idle() && self.last.quiet == Some(version)
     }
 }
 
@@ -472,10 +472,12 @@ fn is_watched(meta: &ObjectMeta) -> bool {
     labels.any(|labels| labels.contains_key(api::names::LABEL_RUNNER_POOL))
 }
 
-/// Whether no agent of the RunnerPool is in a state that lasts for a time: others plan with it.
+/// Whether nothing of the RunnerPool is about to change, and no agent of it is in a state that lasts for a time: others
+/// plan with it.
 fn is_steady(made: &Made) -> bool {
     let (mut agents, mut withheld) = (made.plan.agents.iter(), made.plan.withheld.iter());
-    agents.all(|agent| agent.state != AgentState::Starting)
+    made.plan.actions.is_empty()
+        && agents.all(|agent| agent.state != AgentState::Starting)
         && !withheld.any(|left| left.why == Why::RetryLater)
 }
 

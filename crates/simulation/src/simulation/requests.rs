@@ -258,7 +258,7 @@ impl Simulation {
                 let uid = self.cluster.pods.get(&name).and_then(|pod| pod.uid());
                 let deleted = self.cluster.delete_pod(&name, &preconditions, now);
                 if let (Ok(Deletion::Asked), Some(uid)) = (&deleted, uid) {
-                    self.judge_deletion(object, &name, &uid);
+                    self.judge_deletion(object, &name, &uid, names_seen_at);
                 }
                 Answer::Kubernetes(deleted.map(drop))
             }
@@ -271,7 +271,7 @@ impl Simulation {
                 let given_up = self.cluster.end_pod(&name, &patch);
                 if let Ok(pod) = &given_up {
                     let uid = pod.uid().unwrap_or_default();
-                    self.judge_giving_up(object, &name, &uid);
+                    self.judge_giving_up(object, &name, &uid, names_seen_at);
                 }
                 Answer::Pod(given_up.map(|pod| Some(Box::new(owned(&pod)))))
             }

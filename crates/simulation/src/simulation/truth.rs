@@ -122,8 +122,14 @@ impl Simulation {
         self.living().iter().any(|&other| other != operator) || asked.count() > 0
     }
 
-    /// The operator deletes a Pod.
-    pub(crate) fn judge_deletion(&mut self, object: &Arc<RunnerPool>, name: &Name, uid: &str) {
+    /// The operator deletes a Pod. `seen_at`: when it last saw which agents are registered.
+    pub(crate) fn judge_deletion(
+        &mut self,
+        object: &Arc<RunnerPool>,
+        name: &Name,
+        uid: &str,
+        seen_at: Millis,
+    ) {
         let Some(&number) = self.by_uid.get(uid) else {
             let detail = format!("Pod {}", name.1);
             self.book.fail(Breach::StrangerTouched, self.now, detail);
@@ -153,8 +159,9 @@ impl Simulation {
         };
         if let Some(job) = machine.worker.or(assigned).filter(runs) {
             let stored = self.cluster.pods.get(name);
-            if stored.is_some_and(|pod| is_waiting(pod)) {
-                // Nobody could know: its node has not told that it runs. If the job did not end well now, that would count.
+            if stored.is_some_and(|pod| is_waiting(pod)) && machine.registered_at >= seen_at {
+                // Nobody could know: its node has not told that it runs, and no look shows its agent. If the job did not
+                // end well now, that would count.
                 self.book.counts.stopped_unheard += 1;
                 return;
             }
@@ -164,10 +171,16 @@ impl Simulation {
     }
 
     /// The operator declares a Pod failed. Its node tears down what has begun to run meanwhile.
-    pub(crate) fn judge_giving_up(&mut self, object: &Arc<RunnerPool>, name: &Name, uid: &str) {
+    pub(crate) fn judge_giving_up(
+        &mut self,
+        object: &Arc<RunnerPool>,
+        name: &Name,
+        uid: &str,
+        seen_at: Millis,
+    ) {
         let number = self.by_uid.get(uid);
         if number.is_none_or(|&number| self.machines[number].is_running()) {
-            self.judge_deletion(object, name, uid);
+            self.judge_deletion(object, name, uid, seen_at);
         }
     }
 
