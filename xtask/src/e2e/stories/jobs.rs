@@ -5,7 +5,6 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration, time::
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::operator_pods;
 use crate::{
     e2e::{
         images,
@@ -27,7 +26,7 @@ pub(super) async fn scale(world: &World) -> Result<String> {
         "there are agents before there are jobs"
     );
     let begin = Instant::now();
-    team.queue(5, Duration::from_secs(10))?;
+    team.queue(5, Duration::from_secs(40))?;
     team.until_running(5).await?;
     let up = output::duration(begin.elapsed());
     ensure!(team.pods().await?.len() == 5, "not an agent for each job");
@@ -42,10 +41,8 @@ pub(super) async fn scale(world: &World) -> Result<String> {
     ))
 }
 
-/// Waits until the replicas' metrics, at the port that the Service has, tell of one leader and so many busy agents.
+/// Waits until the replicas' metrics, at the addresses that the Service has, tell of one leader and so many busy agents.
 async fn until_measured(world: &World, namespace: &str, busy: u32) -> Result<()> {
-    let service = ["service", "--namespace", NAMESPACE, METRICS];
-    let port = world.get(&service).await?["spec"]["ports"][0]["port"].clone();
     let wanted = [
         "azdo_runner_leader 1".to_owned(),
         format!(
@@ -54,9 +51,8 @@ async fn until_measured(world: &World, namespace: &str, busy: u32) -> Result<()>
     ];
     let looks = async || {
         let mut found = 0;
-        for pod in operator_pods(world).await? {
-            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-            let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}:{port}/proxy/metrics");
+        for (pod, port) in endpoints(world).await? {
+            let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:{port}/proxy/metrics");
             let figures = world.kubectl(&["get", "--raw", &path]).await?;
             let lines = figures.lines();
             found += lines
@@ -66,6 +62,27 @@ async fn until_measured(world: &World, namespace: &str, busy: u32) -> Result<()>
         Ok((found == wanted.len()).then_some(()))
     };
     world.until("the metrics tell of it", looks).await
+}
+
+/// The Pods behind the Service of the metrics, each with its port.
+async fn endpoints(world: &World) -> Result<Vec<(String, u64)>> {
+    let service = format!("kubernetes.io/service-name={METRICS}");
+    let slices = [
+        "endpointslices",
+        "--namespace",
+        NAMESPACE,
+        "--selector",
+        &service,
+    ];
+    let slices = world.get(&slices).await?;
+    let mut found = Vec::new();
+    for slice in slices["items"].as_array().into_iter().flatten() {
+        let port = slice["ports"][0]["port"].as_u64().unwrap_or_default();
+        let endpoints = slice["endpoints"].as_array().into_iter().flatten();
+        let pods = endpoints.filter_map(|endpoint| endpoint["targetRef"]["name"].as_str());
+        found.extend(pods.map(|pod| (pod.to_owned(), port)));
+    }
+    Ok(found)
 }
 
 /// What an agent leaves in a kept claim is there for the next agent of its index. The init container has given the volume
