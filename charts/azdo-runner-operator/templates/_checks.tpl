@@ -11,6 +11,9 @@
 {{- if and .Values.customCA.configMap .Values.customCA.secret -}}
 {{- fail "customCA: give configMap or secret, not both" -}}
 {{- end -}}
+{{- if and (not .Values.crds.install) (ne (int .Values.poll.intervalSeconds) 5) -}}
+{{- fail "poll.intervalSeconds has no effect with crds.install: false, as it stands in the CustomResourceDefinition; set it where that is installed" -}}
+{{- end -}}
 {{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.service.enabled) -}}
 {{- fail "metrics.serviceMonitor.enabled needs metrics.service.enabled: the ServiceMonitor finds the replicas by the Service" -}}
 {{- end -}}

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-/// Hears of every request that was sent, or withheld by the gate.
+/// Hears of every request that was answered, failed, or was withheld by the gate; not of one whose caller gave up.
 pub trait Observer: fmt::Debug + Send + Sync {
     /// A request came to an end, or the head of its answer arrived: the status of that, or why there is none, and after
     /// how long.

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use api::InForce;
 use azure_devops::{Answer, Observer};
 use kube::{ResourceExt as _, runtime::reflector::Store};
 use planner::{Agent, AgentState, Look, Plan, Snapshot};
@@ -42,6 +41,10 @@ const PASS_SECONDS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 3
 
 /// Upper bounds of the durations of requests, in seconds: up to when they are given up.
 const REQUEST_SECONDS: [f64; 10] = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 40.0];
+
+/// Why a pass was not carried out as planned, besides [`Error::CATEGORIES`]: an action failed or was put off, or the plan
+/// broke an invariant.
+pub(crate) const UNFINISHED: [&str; 2] = ["action", "plan"];
 
 /// All metrics of a process.
 #[derive(Debug)]
@@ -108,7 +111,7 @@ impl Metrics {
         );
         registry.register(
             "reconcile_errors",
-            "Passes that failed, by what failed",
+            "Passes that failed or were not carried out as planned, by what failed",
             reconcile_errors.clone(),
         );
         registry.register(
@@ -118,7 +121,7 @@ impl Metrics {
         );
         registry.register(
             "azure_devops_requests",
-            "Requests to Azure DevOps, by the status of the answer; `failed`: none came, `withheld`: the lease was lost",
+            "Requests to Azure DevOps, by the status of the answer; `failed`: none came, `withheld`: not sent, as another replica leads or is about to",
             azure_devops.total.clone(),
         );
         registry.register_with_unit(
@@ -138,7 +141,7 @@ impl Metrics {
             pools,
         };
         // There from the start, or the first one of a kind would be no rise.
-        for reason in Error::CATEGORIES {
+        for reason in Error::CATEGORIES.into_iter().chain(UNFINISHED) {
             drop(metrics.failures(reason));
         }
         for webhook in [Webhook::Mutating, Webhook::Validating] {
@@ -166,7 +169,7 @@ impl Metrics {
         self.reconcile_duration.observe(after.as_secs_f64());
     }
 
-    /// A pass failed for this reason.
+    /// A pass failed for this reason, or was not carried out as planned.
     pub(crate) fn failed(&self, reason: &'static str) {
         self.failures(reason).inc();
     }
@@ -197,15 +200,14 @@ impl Metrics {
     }
 
     /// A pass over a RunnerPool made this plan.
-    pub(crate) fn planned(
-        &self,
-        pool: &PoolKey,
-        in_force: &InForce,
-        snapshot: &Snapshot,
-        plan: &Plan,
-    ) {
-        let figures = Figures::of(in_force, snapshot, plan);
+    pub(crate) fn planned(&self, pool: &PoolKey, snapshot: &Snapshot, plan: &Plan) {
+        let figures = Figures::of(snapshot, plan);
         self.pools.figures().insert(pool.clone(), figures);
+    }
+
+    /// Nothing can be planned for a RunnerPool.
+    pub(crate) fn forget(&self, pool: &PoolKey) {
+        self.pools.figures().remove(pool);
     }
 }
 
@@ -252,7 +254,7 @@ struct Figures {
 }
 
 impl Figures {
-    fn of(in_force: &InForce, snapshot: &Snapshot, plan: &Plan) -> Self {
+    fn of(snapshot: &Snapshot, plan: &Plan) -> Self {
         const STATES: [&str; 9] = [
             "starting", "offline", "idle", "busy", "draining", "stopping", "finished", "orphaned",
             "unknown",
@@ -270,14 +272,15 @@ impl Figures {
                 Some([
                     ("queued", number(queued.count().saturating_sub(unserved))),
                     ("unserved", number(unserved)),
-                    ("running", count(&|agent| state(agent) == "busy")),
+                    ("running", count(&|agent| agent.request().is_some())),
                 ])
             }
             Look::Unknown { .. } => None,
         };
+        let profiles = snapshot.pool.profiles.iter();
         Self {
-            min: in_force.min_agents,
-            max: in_force.max_agents,
+            min: profiles.map(|profile| profile.min_agents).sum(),
+            max: snapshot.pool.max_agents,
             agents: STATES.map(|name| (name, count(&|agent| state(agent) == name))),
             jobs,
         }
@@ -337,34 +340,43 @@ impl Collector for Pools {
             let agents = figures.agents.iter();
             agents.map(move |(state, agents)| (with(pool, [("state", *state)]), *agents))
         });
-        gauge(&mut encoder, "agents", "Agents, by what they do", agents)?;
+        gauge(&mut encoder, "agents", "Agents, by what they do.", agents)?;
         let bounds = of().map(|(pool, figures)| (pool.to_vec(), figures.min));
-        let help = "Agents that are kept, by the spec or the schedule in force";
+        let help = "Agents that are kept, of all profiles, by the spec or the schedule in force.";
         gauge(&mut encoder, "agents_min", help, bounds)?;
         let bounds = of().map(|(pool, figures)| (pool.to_vec(), figures.max));
-        let help = "Most agents that there may be, by the spec or the schedule in force";
+        let help = "Most agents that there may be, by the spec or the schedule in force.";
         gauge(&mut encoder, "agents_max", help, bounds)?;
         let jobs = of().flat_map(|(pool, figures)| {
             let jobs = figures.jobs.iter().flatten();
             jobs.map(move |(state, jobs)| (with(pool, [("state", *state)]), *jobs))
         });
         let help =
-            "Jobs, by what they wait for; none is told of while Azure DevOps cannot be looked at";
+            "Jobs, by what they wait for; none is told of while Azure DevOps cannot be looked at.";
         gauge(&mut encoder, "job_requests", help, jobs)?;
 
         let conditions = pools.iter().flat_map(|(key, pool)| {
-            let status = pool.0.as_ref().ok().and_then(|pool| pool.status.as_ref());
-            let conditions = status.into_iter().flat_map(|status| &status.conditions);
-            conditions.map(|condition| {
-                let stands = [
-                    ("condition", condition.type_.as_str()),
-                    ("status", condition.status.as_str()),
-                ];
+            let conditions = conditions(pool).into_iter();
+            conditions.map(|(condition, status)| {
+                let stands = [("condition", condition), ("status", status)];
                 (with(labels(key), stands), 1)
             })
         });
-        let help = "Conditions of a RunnerPool, each with the status that it has; always 1";
+        let help = "Conditions of a RunnerPool, each with the status that it has; always 1.";
         gauge(&mut encoder, "condition", help, conditions)
+    }
+}
+
+/// The conditions of a RunnerPool, each with its status; of one that cannot be read, those that it was told of that.
+fn conditions(pool: &Guarded) -> Vec<(&str, &str)> {
+    match &pool.0 {
+        Ok(pool) => {
+            let conditions = pool.status.iter().flat_map(|status| &status.conditions);
+            conditions
+                .map(|condition| (condition.type_.as_str(), condition.status.as_str()))
+                .collect()
+        }
+        Err(_) => vec![("Ready", "False"), ("Degraded", "True")],
     }
 }
 

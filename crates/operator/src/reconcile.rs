@@ -29,7 +29,7 @@ use crate::{
     decide::Decide,
     events::Events,
     manifest::{claim::AgentClaim, pod::AgentPod},
-    metrics::Metrics,
+    metrics::{self, Metrics},
     mirror::{Mirror, PoolKey},
     outside::Services,
     subscriptions::Subscriptions,
@@ -246,10 +246,9 @@ async fn pass_of(
 
     let now = Timestamp::now();
     let (plan, breaches) = (context.decide)(&observed.snapshot, now);
-    let (in_force, snapshot) = (&observed.in_force, &observed.snapshot);
     context
         .metrics
-        .planned(&identity.key, in_force, snapshot, &plan);
+        .planned(&identity.key, &observed.snapshot, &plan);
     // First of all: what it tells of may be gone when the actions are done, or this process.
     report::tell_lost_jobs(pool, identity, context, &observed, &plan);
     let done = if breaches.is_empty() {
@@ -270,6 +269,9 @@ async fn pass_of(
         .map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default());
     let report = report?;
     let retry = if done.unfinished {
+        let [action, refused] = metrics::UNFINISHED;
+        let reason = if breaches.is_empty() { action } else { refused };
+        context.metrics.failed(reason);
         Some(context.backoff.next(&identity.key))
     } else {
         context.backoff.reset(&identity.key);

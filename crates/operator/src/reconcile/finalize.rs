@@ -42,6 +42,7 @@ pub(crate) async fn finish(
     write(pool, identity, context, foreign(pool)).await?;
     context.subscriptions.unsubscribe(&identity.key);
     context.reports.forget(&identity.key);
+    context.metrics.forget(&identity.key);
     context.pods.forget(&identity.key);
     context.backoff.reset(&identity.key);
     tracing::info!(

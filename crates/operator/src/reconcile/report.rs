@@ -105,6 +105,7 @@ pub(crate) async fn blocked(
     context: &Context,
     finding: Finding,
 ) -> Result<Action, Error> {
+    context.metrics.forget(&identity.key);
     let current = pool.status.clone().unwrap_or_default();
     let connected = finding.reason == Reason::SecretUnusable;
     let findings = Findings {
@@ -143,6 +144,7 @@ pub(crate) async fn unreadable(
     key: &PoolKey,
     invalid: &InvalidObject,
 ) -> Result<Action, Error> {
+    context.metrics.forget(key);
     let message = format!("the object cannot be read: {}; correct it", invalid.error);
     // The write itself comes back as a change of the object; the same trouble is told once.
     let told = context

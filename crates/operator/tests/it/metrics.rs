@@ -23,25 +23,26 @@ const AGAIN: Duration = Duration::from_millis(50);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn figures_move_with_what_happens_and_go_with_the_runner_pool() {
     let bed = Bed::start().await;
-    bed.create("web", json!({ "maxAgents": 3 })).await;
-    bed.create("idle", json!({ "priority": 1 })).await;
-    bed.ready("web").await;
-    bed.ready("idle").await;
+    bed.create("first", json!({ "maxAgents": 3, "priority": 1 }))
+        .await;
+    bed.create("second", json!({})).await;
+    bed.ready("first").await;
+    bed.ready("second").await;
     let of = |name: &str, pool: &str, more: &str| {
         let namespace = &bed.namespace;
         format!("azdo_runner_{name}{{namespace=\"{namespace}\",pool=\"{pool}\"{more}}}")
     };
     let quiet = scraped_when(&bed, "nothing to do", |seen| {
         let is = |series: &str, value| seen.get(series) == Some(&value);
-        is(&of("agents_max", "web", ""), 3)
-            && is(&of("agents_min", "web", ""), 0)
-            && is(&of("agents", "web", ",state=\"busy\""), 0)
-            && is(&of("job_requests", "web", ",state=\"running\""), 0)
+        is(&of("agents_max", "first", ""), 3)
+            && is(&of("agents_min", "first", ""), 0)
+            && is(&of("agents", "first", ",state=\"busy\""), 0)
+            && is(&of("job_requests", "first", ",state=\"running\""), 0)
             && is(
-                &of("condition", "web", ",condition=\"Ready\",status=\"True\""),
+                &of("condition", "first", ",condition=\"Ready\",status=\"True\""),
                 1,
             )
-            && seen.contains_key(&of("agents_max", "idle", ""))
+            && seen.contains_key(&of("agents_max", "second", ""))
     })
     .await;
     assert_eq!(quiet["azdo_runner_leader"], 1);
@@ -50,31 +51,37 @@ async fn figures_move_with_what_happens_and_go_with_the_runner_pool() {
     assert!(quiet[looks] >= 1 && quiet[passes] >= 2, "{quiet:#?}");
 
     bed.run(long_job()).await;
-    let busy = scraped_when(&bed, "one agent of one of the two works", |seen| {
-        let sum = |state: &str, name: &str| {
-            let state = format!(",state=\"{state}\"");
-            let pools = ["web", "idle"].into_iter();
-            pools
-                .map(|pool| seen.get(&of(name, pool, &state)).copied().unwrap_or(0))
-                .sum::<u64>()
-        };
-        let (agents, running) = (sum("busy", "agents"), sum("running", "job_requests"));
-        (agents, running, sum("queued", "job_requests")) == (1, 1, 0)
-    })
+    let busy = scraped_when(
+        &bed,
+        "an agent of the one with the priority works",
+        |seen| {
+            let is = |series: &str, value| seen.get(series) == Some(&value);
+            is(&of("agents", "first", ",state=\"busy\""), 1)
+                && is(&of("agents", "second", ",state=\"busy\""), 0)
+                && is(&of("job_requests", "first", ",state=\"running\""), 1)
+                && is(&of("job_requests", "first", ",state=\"queued\""), 0)
+        },
+    )
     .await;
     assert!(busy[looks] > quiet[looks] && busy[passes] > quiet[passes]);
     let added = "azdo_runner_azure_devops_request_duration_seconds_count{operation=\"add_agent\"}";
     assert_eq!(busy[added], 2, "a placeholder each");
 
-    let idle = ["web", "idle"].into_iter().find(|pool| {
-        let state = of("agents", pool, ",state=\"busy\"");
-        busy[&state] == 0
-    });
-    let idle = idle.unwrap();
-    bed.delete(idle).await;
-    scraped_when(&bed, "its series are gone", |seen| {
-        let of_it = format!("pool=\"{idle}\"");
-        !seen.keys().any(|series| series.contains(&of_it))
+    // What cannot be planned for has no figures, and what is gone has nothing.
+    bed.change("first", json!({ "patSecretName": "none" }))
+        .await;
+    scraped_when(&bed, "only the condition of the first is left", |seen| {
+        let ready = of(
+            "condition",
+            "first",
+            ",condition=\"Ready\",status=\"False\"",
+        );
+        seen.contains_key(&ready) && !seen.contains_key(&of("agents_max", "first", ""))
+    })
+    .await;
+    bed.delete("second").await;
+    scraped_when(&bed, "the series of the second are gone", |seen| {
+        !seen.keys().any(|series| series.contains("pool=\"second\""))
     })
     .await;
 }
@@ -118,7 +125,7 @@ async fn the_reference_tells_of_each_metric_and_of_no_other() {
             let text = scrape(&bed).await;
             if told
                 .keys()
-                .all(|name| text.lines().any(|line| line.starts_with(name.as_str())))
+                .all(|name| samples(&text, name).next().is_some())
             {
                 return text;
             }
@@ -126,6 +133,9 @@ async fn the_reference_tells_of_each_metric_and_of_no_other() {
         }
     })
     .await;
+    let refused = "azdo_runner_webhook_requests_total{webhook=\"mutate\",allowed=\"false\"} ";
+    let refused = text.lines().find_map(|line| line.strip_prefix(refused));
+    assert!(refused.is_some_and(|count| count != "0"), "{refused:?}");
     let mut served = BTreeMap::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
@@ -135,11 +145,21 @@ async fn the_reference_tells_of_each_metric_and_of_no_other() {
             _ => "",
         };
         let name = format!("{name}{suffix}");
-        let samples = text.lines().filter(|line| line.starts_with(&name));
-        let labels: BTreeSet<_> = samples.flat_map(labels).collect();
+        let labels: BTreeSet<_> = samples(&text, &name).flat_map(labels).collect();
         served.insert(name, (kind.to_owned(), labels));
     }
     assert_eq!(served, told);
+}
+
+/// The samples of a metric.
+fn samples<'a>(text: &'a str, metric: &'a str) -> impl Iterator<Item = &'a str> {
+    text.lines().filter(move |line| {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        let parts = ["", "_bucket", "_sum", "_count"];
+        parts
+            .iter()
+            .any(|part| name.strip_suffix(part) == Some(metric))
+    })
 }
 
 /// Names of the labels of a sample, but for the bounds of buckets.
