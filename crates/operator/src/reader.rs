@@ -21,7 +21,8 @@ use crate::mirror::PoolKey;
 /// A look may be relied on for a removal for two intervals and this much longer: as long as an answer may take.
 const FRESH_FOR: Duration = Duration::from_secs(40);
 
-/// A list of agents that suddenly is empty has to stay so for this long before it is believed.
+/// A list of agents that suddenly is empty, while the pool has agents by its size, has to stay so for this long before it is
+/// believed.
 const EMPTY_FOR: SignedDuration = SignedDuration::from_mins(1);
 
 /// Result of a job whose agent was not heard of any more.
@@ -251,7 +252,7 @@ impl Reader {
         self.state().intervals.keys().cloned().collect()
     }
 
-    /// Takes note of the pool's id, and whether it has agents.
+    /// Takes note of the pool's id, and whether it has agents by its size, with which a list that is empty is compared.
     pub(crate) fn found(&self, pool_id: i64, inhabited: bool) {
         let mut state = self.state();
         state.pool_id = Some(pool_id);
@@ -287,10 +288,7 @@ impl Reader {
         });
         let believed = |empty: Empty| taken_at.duration_since(empty.since) >= EMPTY_FOR;
         let doubtful = state.empty.is_some_and(|empty| !believed(empty));
-        // The first look has the size of the pool to be compared with.
-        let inhabited = last
-            .as_ref()
-            .map_or(state.inhabited, |last| !last.registrations.is_empty());
+        let inhabited = state.inhabited;
         state.outcome = match result {
             // A pool of ours holds a placeholder at the least, so an empty list is more likely wrong than true.
             Ok(seen) if seen.registrations.is_empty() && doubtful && inhabited => {
@@ -325,13 +323,21 @@ impl Reader {
         }
     }
 
-    /// Two requests; a few more when the pool's id is not known or turned out gone.
+    /// Two requests; a few more when the pool's id is not known or turned out gone, or the list of agents is empty all of
+    /// a sudden.
     async fn read(&self) -> Result<AgentPool, (FailureKind, String)> {
         let known = self.state().pool_id;
         if let Some(pool_id) = known {
             match self.read_pool(pool_id).await {
                 Err(error) if error.class() == Class::NotFound => self.state().pool_id = None,
-                other => return other.map_err(|error| failure(&error)),
+                Ok(seen) => {
+                    if seen.registrations.is_empty() && self.knows_agents() {
+                        let (pool_id, inhabited) = self.find_pool().await?;
+                        self.found(pool_id, inhabited);
+                    }
+                    return Ok(seen);
+                }
+                Err(error) => return Err(failure(&error)),
             }
         }
         let (pool_id, inhabited) = self.find_pool().await?;
@@ -339,6 +345,13 @@ impl Reader {
         self.read_pool(pool_id)
             .await
             .map_err(|error| failure(&error))
+    }
+
+    /// Whether the last look that succeeded saw agents.
+    fn knows_agents(&self) -> bool {
+        let state = self.state();
+        let last = state.outcome.last_seen();
+        last.is_some_and(|last| !last.registrations.is_empty())
     }
 
     async fn read_pool(&self, pool_id: i64) -> Result<AgentPool, Error> {

@@ -149,6 +149,30 @@ async fn lists_that_come_back_empty_or_cut_harm_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_registration_is_back_with_the_look_after_somebody_deleted_it() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({})).await;
+    bed.ready("web").await;
+    let agents = bed.agents_when("there is a placeholder", |agents| agents.len() == 1);
+    let deleted = agents.await.remove(0);
+    bed.control.reset_requests().await.unwrap();
+    bed.control
+        .delete_agent(ORGANIZATION, POOL, &deleted.name)
+        .await
+        .unwrap();
+    let back = bed
+        .agents_when("another one is there", |agents| {
+            agents.iter().any(|agent| agent.id != deleted.id)
+        })
+        .await;
+    assert_eq!(back[0].name, deleted.name);
+    let log = bed.control.request_log().await.unwrap();
+    let looks = log.iter().filter(|entry| entry.operation == "Agents.List");
+    // One may have been on its way.
+    assert!(looks.count() <= 2, "{log:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_throttled_organization_is_left_alone() {
     let bed = Bed::start().await;
     let job = at_work(&bed).await;
