@@ -101,7 +101,8 @@ pub struct Counts {
     /// Agents that met another of their name, made by another operator that acted at the same time for a RunnerPool of the
     /// same name.
     pub identities_shared_with_two: u64,
-    /// Agents that were told to stop, by the end of their job, while their node had not told yet that they run.
+    /// Agents that were told to stop, by the end of their job, while no look showed them yet: their node had not told that
+    /// they run, or their RunnerPool ended and did not wait for them any more.
     pub stopped_unheard: u64,
     /// Longest time from the end of all trouble to rest, in milliseconds.
     pub longest_to_rest: i64,

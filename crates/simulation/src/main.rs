@@ -230,7 +230,7 @@ impl Batch {
             counts.jobs_lost_outside
         );
         println!(
-            "{} Pods ({} agents had no job), {} passes, {} requests, {} looks that were made; {} s to rest at the longest; with two leaders {} above the maximum, {} claims missing and {} names given twice; {} stopped with a job before their node told that they run",
+            "{} Pods ({} agents had no job), {} passes, {} requests, {} looks that were made; {} s to rest at the longest; with two leaders {} above the maximum, {} claims missing and {} names given twice; {} stopped with a job that nobody could know of",
             counts.pods,
             counts.in_vain,
             counts.passes,

@@ -16,8 +16,6 @@ use crate::{
 const SETTLED: Millis = 15 * MINUTE;
 /// How long a look takes at the most while nothing is wrong, and what is done upon it.
 const FOR_A_LOOK: Millis = 3 * SECOND;
-/// How long a list has to stay empty to be believed, as it is when somebody deletes the only registration there was.
-const EMPTY_FOR: Millis = MINUTE;
 
 /// What is wrong at present.
 #[derive(Debug)]
@@ -57,12 +55,11 @@ impl Troubles {
         self.active.contains_key(&kind)
     }
 
-    /// Whether nothing has been wrong for a while, and whoever looks so often has seen, and believes, that a registration
-    /// was deleted.
+    /// Whether nothing has been wrong for a while, and whoever looks so often has looked since a registration was deleted.
     pub(crate) fn are_settled(&self, now: Millis, look: Millis) -> bool {
         self.active.is_empty()
             && now > self.disturbed_at + SETTLED
-            && now > self.deregistered_at + EMPTY_FOR + 2 * look + FOR_A_LOOK
+            && now > self.deregistered_at + look + FOR_A_LOOK
     }
 
     /// Whether nothing is wrong on the way to Azure DevOps.

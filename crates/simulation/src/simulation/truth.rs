@@ -159,9 +159,12 @@ impl Simulation {
         };
         if let Some(job) = machine.worker.or(assigned).filter(runs) {
             let stored = self.cluster.pods.get(name);
-            if stored.is_some_and(|pod| is_waiting(pod)) && machine.registered_at >= seen_at {
-                // Nobody could know: its node has not told that it runs, and no look shows its agent. If the job did not
-                // end well now, that would count.
+            let silent = object.metadata.deletion_timestamp.is_some()
+                || object.spec.mode == api::Mode::Drained
+                || stored.is_some_and(|pod| is_waiting(pod));
+            if silent && machine.registered_at >= seen_at {
+                // Nobody could know: no look shows its agent, and its node has not told that it runs, or its RunnerPool
+                // ends and did not wait for it any more. If the job did not end well now, that would count.
                 self.book.counts.stopped_unheard += 1;
                 return;
             }
