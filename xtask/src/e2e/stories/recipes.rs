@@ -121,7 +121,12 @@ async fn placement(world: &World, team: &Team<'_>) -> Result<()> {
     let given_back = [world.kubectl(&untaint).await, world.kubectl(&unlabel).await];
     ran?;
     given_back.into_iter().collect::<Result<Vec<_>>>()?;
-    team.delete("large-runners").await
+    team.delete("large-runners").await?;
+    let made = ["serviceaccount/builds", "secret/registry-credentials"];
+    world
+        .kubectl(&[&here[..], &["delete"], &made].concat())
+        .await?;
+    Ok(())
 }
 
 /// The job runs in the one Pod that waited for it.
