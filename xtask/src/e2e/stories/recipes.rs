@@ -26,6 +26,8 @@ pub(super) async fn recipes(world: &World) -> Result<String> {
 /// `examples/sidecar.yaml`, with a stand-in for what builds images.
 async fn sidecar(world: &World, team: &Team<'_>) -> Result<()> {
     let mut fields = fields("sidecar.yaml")?;
+    let work = fields["extraEnv"][0]["value"].as_str();
+    let work = work.context("the example has no work folder")?.to_owned();
     let template = &mut fields["podTemplate"]["spec"];
     let builder =
         "id -u >/run/buildkit/buildkitd.sock; trap 'exit 0' TERM; while :; do sleep 1; done";
@@ -39,13 +41,15 @@ async fn sidecar(world: &World, team: &Team<'_>) -> Result<()> {
     sidecar["args"] = Value::Null;
     // Volumes of this node are folders, to which no group is given.
     let own = json!({
-        "name": "own", "image": images::BASE, "command": ["chown", "1000:1000", "/work"],
+        "name": "own", "image": images::BASE, "command": ["chown", "1000:1000", work],
         "securityContext": { "runAsUser": 0, "runAsNonRoot": false },
-        "volumeMounts": [{ "name": "work", "mountPath": "/work" }],
+        "volumeMounts": [{ "name": "work", "mountPath": work }],
     });
     let first = template["initContainers"].as_array_mut();
     first.context("no init containers")?.insert(0, own);
-    let step = "echo \"the builder is $(cat /run/buildkit/buildkitd.sock)\"; touch /work/checkout && ls /work";
+    let step = format!(
+        "echo \"the builder is $(cat /run/buildkit/buildkitd.sock)\"; cd {work} && touch checkout && ls"
+    );
     let variables = fields["extraEnv"].as_array_mut();
     variables
         .context("no variables")?
