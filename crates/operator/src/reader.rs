@@ -288,10 +288,9 @@ impl Reader {
         });
         let believed = |empty: Empty| taken_at.duration_since(empty.since) >= EMPTY_FOR;
         let doubtful = state.empty.is_some_and(|empty| !believed(empty));
-        let inhabited = state.inhabited;
         state.outcome = match result {
             // A pool of ours holds a placeholder at the least, so an empty list is more likely wrong than true.
-            Ok(seen) if seen.registrations.is_empty() && doubtful && inhabited => {
+            Ok(seen) if seen.registrations.is_empty() && doubtful && state.inhabited => {
                 let message =
                     "the list of agents came back empty; waiting whether it stays so".into();
                 Outcome::Failed(Failure {
@@ -332,16 +331,14 @@ impl Reader {
                 Err(error) if error.class() == Class::NotFound => self.state().pool_id = None,
                 Ok(seen) => {
                     if seen.registrations.is_empty() && self.knows_agents() {
-                        let (pool_id, inhabited) = self.find_pool().await?;
-                        self.found(pool_id, inhabited);
+                        self.find_pool().await?;
                     }
                     return Ok(seen);
                 }
                 Err(error) => return Err(failure(&error)),
             }
         }
-        let (pool_id, inhabited) = self.find_pool().await?;
-        self.found(pool_id, inhabited);
+        let pool_id = self.find_pool().await?;
         self.read_pool(pool_id)
             .await
             .map_err(|error| failure(&error))
@@ -363,8 +360,8 @@ impl Reader {
         Ok(agent_pool(agents?, requests?))
     }
 
-    /// The pool by its name, and whether it has agents; by all names where the service has regard to case.
-    async fn find_pool(&self) -> Result<(i64, bool), (FailureKind, String)> {
+    /// Finds the pool by its name, or by all names where the service has regard to case, and takes note of it. Gives its id.
+    async fn find_pool(&self) -> Result<i64, (FailureKind, String)> {
         let named = |name: &str| name.trim().to_lowercase() == self.pool_name.trim().to_lowercase();
         for name in [Some(self.pool_name.as_str()), None] {
             let pools = self
@@ -373,7 +370,8 @@ impl Reader {
                 .await
                 .map_err(|error| failure(&error))?;
             if let Some(pool) = pools.iter().find(|pool| named(&pool.name)) {
-                return Ok((pool.id, pool.size > 0));
+                self.found(pool.id, pool.size > 0);
+                return Ok(pool.id);
             }
         }
         let message = format!(
