@@ -11,7 +11,7 @@ use std::{
 };
 
 use azure_devops::{Answer, Observer};
-use kube::{ResourceExt as _, runtime::reflector::Store};
+use kube::runtime::reflector::Store;
 use planner::{Agent, AgentState, Look, Plan, Snapshot};
 use prometheus_client::{
     collector::Collector,
@@ -248,7 +248,8 @@ impl Observer for Requests {
 struct Figures {
     min: u32,
     max: u32,
-    agents: [(&'static str, u32); 9],
+    /// By state.
+    agents: BTreeMap<&'static str, u32>,
     /// `None`: Azure DevOps could not be looked at.
     jobs: Option<[(&'static str, u32); 3]>,
 }
@@ -259,20 +260,21 @@ impl Figures {
             "starting", "offline", "idle", "busy", "draining", "stopping", "finished", "orphaned",
             "unknown",
         ];
-        let count = |wanted: &dyn Fn(&Agent) -> bool| {
-            let agents = plan.agents.iter().filter(|agent| wanted(agent));
-            u32::try_from(agents.count()).unwrap_or(u32::MAX)
-        };
+        let mut agents = BTreeMap::from(STATES.map(|state| (state, 0)));
+        for agent in &plan.agents {
+            *agents.entry(state(agent)).or_default() += 1;
+        }
         let jobs = match &snapshot.look {
             Look::Known(look) => {
                 let requests = look.agent_pool.requests.iter();
                 let queued = requests.filter(|request| request.reserved_agent.is_none());
                 let unserved = plan.unserved.len();
+                let running = plan.agents.iter().filter(|agent| agent.request().is_some());
                 let number = |jobs: usize| u32::try_from(jobs).unwrap_or(u32::MAX);
                 Some([
                     ("queued", number(queued.count().saturating_sub(unserved))),
                     ("unserved", number(unserved)),
-                    ("running", count(&|agent| agent.request().is_some())),
+                    ("running", number(running.count())),
                 ])
             }
             Look::Unknown { .. } => None,
@@ -281,7 +283,7 @@ impl Figures {
         Self {
             min: profiles.map(|profile| profile.min_agents).sum(),
             max: snapshot.pool.max_agents,
-            agents: STATES.map(|name| (name, count(&|agent| state(agent) == name))),
+            agents,
             jobs,
         }
     }
@@ -320,15 +322,8 @@ impl Collector for Pools {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let leads = self.leader.get() == 1;
         let stored = self.stores.iter().filter(|_| leads).flat_map(Store::state);
-        let pools: BTreeMap<PoolKey, Arc<Guarded>> = stored
-            .map(|pool| {
-                let key = PoolKey {
-                    namespace: pool.namespace().unwrap_or_default(),
-                    name: pool.name_any(),
-                };
-                (key, pool)
-            })
-            .collect();
+        let pools: BTreeMap<PoolKey, Arc<Guarded>> =
+            stored.map(|pool| (PoolKey::of(&*pool), pool)).collect();
         let mut figures = self.figures();
         figures.retain(|pool, _| pools.contains_key(pool));
         let of = || {

@@ -8,7 +8,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
-use kube::{Resource, ResourceExt as _, runtime::watcher};
+use kube::{Resource, ResourceExt, runtime::watcher};
 
 /// Namespace and name of a RunnerPool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,6 +17,16 @@ pub struct PoolKey {
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+impl PoolKey {
+    /// That of a RunnerPool, be it readable or not.
+    pub fn of(pool: &impl ResourceExt) -> Self {
+        Self {
+            namespace: pool.namespace().unwrap_or_default(),
+            name: pool.name_any(),
+        }
+    }
 }
 
 impl std::fmt::Display for PoolKey {

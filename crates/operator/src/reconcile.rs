@@ -156,10 +156,7 @@ pub(crate) async fn reconcile(
     object: Arc<Guarded>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
-    let key = PoolKey {
-        namespace: object.namespace().unwrap_or_default(),
-        name: object.name_any(),
-    };
+    let key = PoolKey::of(&*object);
     let pass = async {
         match &object.0 {
             Ok(pool) => pass(pool, &context).await,
@@ -178,10 +175,7 @@ pub(crate) async fn reconcile(
     reason = "the signature that kube asks for"
 )]
 pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
-    let key = PoolKey {
-        namespace: object.namespace().unwrap_or_default(),
-        name: object.name_any(),
-    };
+    let key = PoolKey::of(&*object);
     let wait = context.backoff.next(&key);
     context.metrics.failed(error.category());
     tracing::warn!(

@@ -430,10 +430,7 @@ async fn reconcile_known(
     for (store, known) in stores.iter().zip(&known) {
         known.cancelled().await;
         for pool in store.state() {
-            router.reconcile(&PoolKey {
-                namespace: pool.namespace().unwrap_or_default(),
-                name: pool.name_any(),
-            });
+            router.reconcile(&PoolKey::of(&*pool));
         }
     }
 }

@@ -339,10 +339,7 @@ impl Cluster {
 }
 
 pub(crate) fn key(pool: &RunnerPool) -> PoolKey {
-    PoolKey {
-        namespace: pool.namespace().unwrap_or_default(),
-        name: pool.name_any(),
-    }
+    PoolKey::of(pool)
 }
 
 /// Whether a claim is one that goes with its agent.
