@@ -52,6 +52,13 @@ pub const FINALIZER_PREFIX: &str = "devops.opentools.mf/";
 
 /// Environment variable that marks an agent as ours; agents report it as a system capability.
 pub const ENV_OWNER: &str = "AZDO_RUNNER_OWNER";
+/// Environment variable that holds the name of the agent's profile; agents report it, too.
+pub const ENV_PROFILE: &str = "AZP_CAPABILITY";
+/// Environment variable that tells an agent which variables not to report as capabilities: names with commas in between,
+/// without regard to case.
+///
+/// Source: the agent's code (`Capabilities/EnvironmentCapabilitiesProvider.cs`).
+pub const ENV_IGNORE: &str = "VSO_AGENT_IGNORE";
 /// Name of the container that runs the agent.
 pub const AGENT_CONTAINER: &str = "agent";
 /// Name of the init container that prepares the volumes.
@@ -64,6 +71,12 @@ pub const SECRET_TOKEN_KEY: &str = "token";
 /// Value of [`ENV_OWNER`]: the cluster (uid of namespace `kube-system`), the namespace and the RunnerPool.
 pub fn owner_mark(cluster: &str, namespace: &str, runner_pool: &str) -> String {
     format!("{cluster}/{namespace}/{runner_pool}")
+}
+
+/// Whether a value of [`ENV_IGNORE`] lists a variable.
+pub fn ignores(value: &str, variable: &str) -> bool {
+    let mut listed = value.split(',').map(str::trim);
+    listed.any(|name| name.eq_ignore_ascii_case(variable))
 }
 
 /// What the names of a RunnerPool's agents begin with; their index follows. The base is its name, unless its spec gives

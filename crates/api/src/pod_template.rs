@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{RESERVED_ENV, RunnerPoolSpec, names};
+use crate::{RESERVED_ENV, RunnerPoolSpec, names, validation::unrecognizable};
 
 /// Labels that tell the operator, and users' scripts, what a Pod is.
 const RESERVED_LABELS: [&str; 7] = [
@@ -239,6 +239,9 @@ fn check_agent(agent: &Container, path: &str, spec: &RunnerPoolSpec, faults: &mu
     }
     for (i, env) in agent.env.iter().flatten().enumerate() {
         let name = &env.name;
+        if let Some(remedy) = unrecognizable(name, env.value.as_deref()) {
+            faults.push((format!("{path}.env[{i}].value"), remedy));
+        }
         let remedy = if RESERVED_ENV.contains(&name.as_str()) {
             format!("{name} is set by the operator; choose another name")
         } else if spec.extra_env.iter().any(|extra| extra.name == *name) {
@@ -318,7 +321,7 @@ mod tests {
              restartPolicy: Always\n  volumes: [{name: work, emptyDir: {}}, {name: certificate-x, emptyDir: {}}]\n  \
              initContainers: [{name: agent, image: x}, {name: own}]\n  containers:\n  - {name: own}\n  \
              - {name: agent, image: x, imagePullPolicy: Always, args: [a], lifecycle: {}, \
-             env: [{name: AZP_TOKEN, value: x}, {name: A, value: x}], volumeMounts: [{name: v, mountPath: /work}]}\n";
+             env: [{name: AZP_TOKEN, value: x}, {name: A, value: x}, {name: VSO_AGENT_IGNORE, value: azp_capability}], volumeMounts: [{name: v, mountPath: /work}]}\n";
         let spec = "extraEnv: [{name: A, value: b}]\npvcs: [{name: work, mountPath: /work, storage: 1Gi}]\n";
         assert_eq!(
             fields(template, spec),
@@ -337,6 +340,7 @@ mod tests {
                 "spec.containers[1].lifecycle",
                 "spec.containers[1].env[0].name",
                 "spec.containers[1].env[1].name",
+                "spec.containers[1].env[2].value",
                 "spec.containers[1].volumeMounts[0].mountPath",
             ]
         );

@@ -12,7 +12,7 @@ pub const RESERVED_ENV: [&str; 7] = [
     "AZP_TOKEN",
     "AZP_TOKEN_FILE",
     "AZP_AGENT_NAME",
-    "AZP_CAPABILITY",
+    names::ENV_PROFILE,
     names::ENV_OWNER,
 ];
 
@@ -281,9 +281,22 @@ fn check_env(found: &mut Violations, spec: &RunnerPoolSpec) {
             );
         }
         if env.value.is_some() == env.value_from.is_some() {
-            found.add(field, "exactly one of value and valueFrom must be given");
+            found.add(&field, "exactly one of value and valueFrom must be given");
+        }
+        if let Some(message) = unrecognizable(&env.name, env.value.as_deref()) {
+            found.add(format!("{field}.value"), message);
         }
     }
+}
+
+/// What is wrong with a variable that keeps agents from reporting what the operator knows them and their profile by.
+pub(crate) fn unrecognizable(name: &str, value: Option<&str>) -> Option<String> {
+    let value = value.filter(|_| name == names::ENV_IGNORE)?;
+    let mut needed = [names::ENV_OWNER, names::ENV_PROFILE].into_iter();
+    let hidden = needed.find(|needed| names::ignores(value, needed))?;
+    Some(format!(
+        "must not list {hidden}, by which the operator knows its agents; take it out"
+    ))
 }
 
 /// The names that a Pod takes (Kubernetes: `IsEnvVarName`).
@@ -444,6 +457,7 @@ mod tests {
     fn all_violations_are_reported_at_once() {
         let spec = spec(
             "image: 'two words'\nminAgents: 3\nmaxAgents: 2\nextraEnv:\n- {name: AZP_URL, value: x}\n- {name: A}\n\
+             - {name: VSO_AGENT_IGNORE, value: 'A, azdo_runner_owner'}\n\
              pvcs:\n- {name: a, mountPath: rel, createPvc: false, deleteWithAgent: true}\n- {name: a, mountPath: /b}\n\
              certTrustStore: [{secretName: c}, {secretName: c}]\n",
         );
@@ -454,6 +468,7 @@ mod tests {
                 "spec.minAgents",
                 "spec.extraEnv[0].name",
                 "spec.extraEnv[1]",
+                "spec.extraEnv[2].value",
                 "spec.pvcs[0].mountPath",
                 "spec.pvcs[0].deleteWithAgent",
                 "spec.pvcs[1].name",

@@ -54,6 +54,11 @@ done
 exit 0
 "#;
 
+/// Agents do not report a variable whose value has so many characters or more.
+///
+/// Source: the agent's code (`Capabilities/EnvironmentCapabilitiesProvider.cs`).
+const UNREPORTED_LENGTH: usize = 1024;
+
 /// An agent to build a Pod for.
 #[derive(Clone, Debug)]
 pub(crate) struct Blueprint<'a> {
@@ -103,14 +108,26 @@ pub(crate) fn describe(pool: &RunnerPool, cluster: &str, profile: &Profile<'_>) 
     }
 }
 
+/// The environment of the agents as they report it, but for what is an agent's own, and for values from elsewhere.
 fn given(spec: PodSpec) -> planner::Capabilities {
     const UNREPORTED: [&str; 3] = ["AZP_TOKEN", "AZP_AGENT_NAME", names::ENV_OWNER];
     let containers = spec.containers.into_iter();
     let agent = containers.filter(|container| container.name == names::AGENT_CONTAINER);
     let variables = agent.flat_map(|agent| agent.env.unwrap_or_default());
-    variables
-        .filter(|variable| !UNREPORTED.contains(&variable.name.as_str()))
+    let variables: Vec<(String, String)> = variables
         .map(|variable| (variable.name, variable.value.unwrap_or_default()))
+        .collect();
+    let ignored = variables
+        .iter()
+        .find(|(name, _)| name == names::ENV_IGNORE)
+        .map_or_else(String::new, |(_, value)| value.clone());
+    variables
+        .into_iter()
+        .filter(|(name, value)| {
+            !UNREPORTED.contains(&name.as_str())
+                && !names::ignores(&ignored, name)
+                && value.chars().count() < UNREPORTED_LENGTH
+        })
         .collect()
 }
 
@@ -438,7 +455,7 @@ fn environment(blueprint: &Blueprint<'_>) -> Vec<EnvVar> {
         plain("AZP_POOL", pool.spec.pool.trim().to_owned()),
         token,
         plain("AZP_AGENT_NAME", agent(blueprint)),
-        plain("AZP_CAPABILITY", blueprint.profile.name.to_owned()),
+        plain(names::ENV_PROFILE, blueprint.profile.name.to_owned()),
         plain(names::ENV_OWNER, mark),
     ];
     let extra = pool.spec.extra_env.iter().map(|env| EnvVar {

@@ -114,6 +114,8 @@ async fn variables_come_from_values_and_from_secrets() {
             { "name": "BUILD_ENVIRONMENT", "value": "production" },
             { "name": "API_KEY", "valueFrom": { "secretKeyRef": { "name": "api-secrets", "key": "production-key" } } },
             { "name": "POD_IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
+            { "name": "PRIVATE", "value": "to the agent" },
+            { "name": "VSO_AGENT_IGNORE", "value": "other, private" },
         ] }),
     )
     .await;
@@ -127,6 +129,7 @@ async fn variables_come_from_values_and_from_secrets() {
     let agent = agents.iter().find(|agent| agent.online).unwrap();
     assert_eq!(agent.system_capabilities["BUILD_ENVIRONMENT"], "production");
     assert_eq!(agent.system_capabilities["API_KEY"], "s3cret");
+    assert!(!agent.system_capabilities.contains_key("PRIVATE"));
     let learned = |agent: &&AgentView| {
         agent.name == "web-placeholder-base"
             && agent
@@ -142,6 +145,7 @@ async fn variables_come_from_values_and_from_secrets() {
     let given = &placeholder.user_capabilities;
     assert_eq!(given["BUILD_ENVIRONMENT"], "production");
     assert_eq!(given["API_KEY"], "", "a secret value is nobody's business");
+    assert!(!given.contains_key("PRIVATE"), "agents do not report it");
     let mut all = placeholder
         .system_capabilities
         .values()
