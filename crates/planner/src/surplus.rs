@@ -1,7 +1,10 @@
 //! Which agents nothing needs any more: idle for too long, more than the maximum, or in the way of a job that only
 //! another kind of agent can serve. Says what is surplus and never how it goes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+};
 
 use jiff::Timestamp;
 
@@ -36,7 +39,7 @@ pub(crate) fn surplus(
     let mut warm_left: HashMap<&str, usize> = profiles
         .map(|profile| (profile.name.as_str(), profile.min_agents as usize))
         .collect();
-    let mut staying = 0_usize;
+    let mut staying: HashMap<&str, usize> = HashMap::new();
     let (mut idle, mut idle_warm) = (Vec::new(), Vec::new());
     let (mut starting, mut unplaced) = (Vec::new(), Vec::new());
     for agent in agents.values() {
@@ -46,13 +49,13 @@ pub(crate) fn surplus(
         if !stays(agent.state) {
             continue;
         }
-        staying += 1;
+        *staying.entry(&pod.profile).or_default() += 1;
         let warm = pod.min_agent && take(&mut warm_left, &pod.profile);
         match agent.state {
             // Agents of the minimum stay, and serve a queued job as any other does.
             AgentState::Idle { .. } | AgentState::Starting
                 if warm && take(&mut needed, &pod.profile) => {}
-            AgentState::Idle { since } if warm => idle_warm.push((since, agent.index)),
+            AgentState::Idle { since } if warm => idle_warm.push((since, agent, pod)),
             AgentState::Starting if warm => {}
             AgentState::Idle { since } => idle.push((since, agent, pod)),
             AgentState::Starting => starting.push((agent, pod)),
@@ -65,34 +68,30 @@ pub(crate) fn surplus(
             unplaced.push((agent, pod));
         }
     }
-    // More than none only after `maxAgents` was lowered.
-    let mut above_maximum = staying.saturating_sub(pool.max_agents as usize);
     // The longest idle first: they go first when there are too many.
-    idle.sort_by_key(|(since, agent, _)| (*since, std::cmp::Reverse(agent.index)));
-    let too_many = above_maximum.min(idle.len());
-    for (_, agent, _) in idle.drain(..too_many) {
-        surplus.insert(agent.index, Why::AboveMaximum);
-    }
-    above_maximum -= too_many;
-    // Those of the minimum only when there are no others: a minimum of profiles may be above the maximum for a while.
-    idle_warm.sort_unstable();
-    let too_many = above_maximum.min(idle_warm.len());
-    for (_, index) in idle_warm.drain(..too_many) {
+    idle.sort_by_key(|(since, agent, _)| (*since, Reverse(agent.index)));
+    idle_warm.sort_by_key(|(since, agent, _)| (*since, agent.index));
+    // Pods whose agent may already run serve before those that never ran, which can be taken back at once.
+    starting.sort_by_key(|(agent, _)| (agent.never_ran(), agent.index));
+    // Those of the minimum only when there are no other idle ones: a minimum of profiles may be above the maximum for a
+    // while.
+    let never_ran = starting.iter().filter(|(agent, _)| agent.never_ran());
+    let may_go = idle.iter().chain(&idle_warm);
+    let may_go = may_go.map(|(_, agent, pod)| (*agent, *pod));
+    for index in above_maximum(pool, &staying, may_go.chain(never_ran.copied())) {
         surplus.insert(index, Why::AboveMaximum);
     }
-    above_maximum -= too_many;
+    let stays_on = |agent: &Agent| !surplus.contains_key(&agent.index);
+    idle.retain(|(_, agent, _)| stays_on(agent));
+    idle_warm.retain(|(_, agent, _)| stays_on(agent));
+    starting.retain(|(agent, _)| stays_on(agent));
     // The one that worked last serves first: the others stay idle and become old enough to go.
     idle.reverse();
     idle.retain(|(_, _, pod)| !take(&mut needed, &pod.profile));
-    // Pods whose agent may already run serve before those that never ran, which can be taken back at once.
-    starting.sort_by_key(|(agent, _)| (agent.never_ran(), agent.index));
     for (agent, pod) in starting {
         // A Pod made after the look was made for a job of it, which an agent that became idle since does not change.
         let made_before = pod.created_at < whole_second(look.taken_at);
-        if agent.never_ran() && above_maximum > 0 {
-            above_maximum -= 1;
-            surplus.insert(agent.index, Why::AboveMaximum);
-        } else if !take(&mut needed, &pod.profile) && agent.never_ran() && made_before {
+        if !take(&mut needed, &pod.profile) && agent.never_ran() && made_before {
             surplus.insert(agent.index, Why::NotNeeded);
         }
     }
@@ -124,7 +123,7 @@ pub(crate) fn surplus(
     }
     // Those of the minimum last, or a minimum that fills the maximum would keep jobs of other profiles waiting for ever.
     let last = idle_warm.into_iter().take(give_way);
-    surplus.extend(last.map(|(_, index)| (index, Why::NotNeeded)));
+    surplus.extend(last.map(|(_, agent, _)| (agent.index, Why::NotNeeded)));
     for (profile, warm) in missing_warm(snapshot, agents, failures) {
         *needed.entry(profile).or_default() += warm as usize;
     }
@@ -135,6 +134,27 @@ pub(crate) fn surplus(
         surplus.insert(agent, Why::NoNode);
     }
     surplus
+}
+
+/// Agents that are more than there may be, of their profile or at all, after a maximum was lowered: the first of those that
+/// may go. Gives their indexes.
+fn above_maximum<'a>(
+    pool: &Pool,
+    staying: &HashMap<&str, usize>,
+    may_go: impl Iterator<Item = (&'a Agent, &'a Pod)>,
+) -> Vec<u32> {
+    let profiles = pool.profiles.iter().filter_map(|profile| {
+        let name = profile.name.as_str();
+        let there = staying.get(name).copied().unwrap_or(0);
+        Some((name, there.saturating_sub(profile.max_agents? as usize)))
+    });
+    let mut above: HashMap<&str, usize> = profiles.collect();
+    let (mut going, others): (Vec<_>, Vec<_>) =
+        may_go.partition(|(_, pod)| take(&mut above, &pod.profile));
+    let there: usize = staying.values().sum();
+    let above = there.saturating_sub(pool.max_agents as usize + going.len());
+    going.extend(others.into_iter().take(above));
+    going.iter().map(|(agent, _)| agent.index).collect()
 }
 
 /// Pods that no node takes give their places to agents of other profiles that find none, those that wait the longest

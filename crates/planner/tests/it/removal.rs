@@ -149,6 +149,25 @@ fn a_lowered_maximum_takes_the_longest_idle_and_no_busy_agent() {
 }
 
 #[test]
+fn a_lowered_maximum_of_a_profile_takes_its_own_agents_only() {
+    let mut world = web().serving("java").ttl(9999);
+    for (index, idle) in [(0, 50), (1, 10), (2, 90)] {
+        world = world.with(agent(index).of("java").continuous().idle_for(idle));
+    }
+    world = world.with(agent(3).continuous().idle_for(99));
+    assert_eq!(world.does(), NOTHING);
+    world.pool.profiles[1].max_agents = Some(1);
+    assert_eq!(world.does(), ["disable 0", "disable 2"]);
+    let both = world.clone().max(2);
+    assert_eq!(both.does(), ["disable 0", "disable 2"], "that is enough");
+    assert_eq!(
+        world.max(1).does(),
+        ["disable 0", "disable 2", "disable 3"],
+        "then the longest idle of all"
+    );
+}
+
+#[test]
 fn an_idle_agent_gives_way_to_a_job_that_it_cannot_serve_when_there_is_no_room() {
     let world = web()
         .serving("java")
