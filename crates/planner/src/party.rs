@@ -118,25 +118,45 @@ impl<'a> Party<'a> {
     pub(crate) fn waits_for(
         &self,
         mut serve: impl Iterator<Item = &'a Profile>,
+        made: &Made<'_>,
     ) -> Option<&'a Profile> {
         let first = serve.next()?;
         let mut all = iter::once(first).chain(serve);
-        Some(all.find(|profile| !self.is_full(profile)).unwrap_or(first))
+        let free = all.find(|profile| !self.is_full(profile, made));
+        Some(free.unwrap_or(first))
     }
 
-    /// Why no agent of the profile is made when there is room for so many more; `None`: one is.
-    pub(crate) fn why_none(&self, profile: &Profile, room: usize) -> Option<Served> {
+    /// Why no agent of the profile is made beside those that are; `None`: one is.
+    pub(crate) fn why_none(&self, profile: &Profile, made: &Made<'_>) -> Option<Served> {
         if self.holds_back(profile) {
             Some(Served::HeldBack)
-        } else if self.is_full(profile) {
+        } else if self.is_full(profile, made) {
             Some(Served::ProfileFull)
         } else {
-            (room == 0).then_some(Served::NoRoom)
+            (made.all() >= self.room).then_some(Served::NoRoom)
         }
     }
 
     /// Whether there are as many agents of the profile as there may be of it.
-    fn is_full(&self, profile: &Profile) -> bool {
-        profile.room(&self.alive) == 0
+    fn is_full(&self, profile: &Profile, made: &Made<'_>) -> bool {
+        profile.room(&self.alive) <= made.of(profile)
+    }
+}
+
+/// Agents that a plan makes for queued jobs, by profile.
+#[derive(Debug, Default)]
+pub(crate) struct Made<'a>(HashMap<&'a str, usize>);
+
+impl<'a> Made<'a> {
+    pub(crate) fn add(&mut self, profile: &'a Profile) {
+        *self.0.entry(&profile.name).or_default() += 1;
+    }
+
+    fn of(&self, profile: &Profile) -> usize {
+        self.0.get(profile.name.as_str()).copied().unwrap_or(0)
+    }
+
+    fn all(&self) -> usize {
+        self.0.values().sum()
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     assignment::assign,
     judge::{Judge, Judged},
     later,
-    party::Party,
+    party::{Made, Party},
 };
 
 /// A queued job that agents of ours serve.
@@ -95,9 +95,12 @@ pub(crate) fn queue<'a>(mut parties: Vec<Party<'a>>, now: Timestamp, plan: &mut 
     let of: Vec<usize> = jobs.iter().map(|(.., class)| *class).collect();
     let places = assign(&of, &classes, &kinds, &rooms);
 
-    let made = places.iter().flatten();
-    let made = made.filter(|kind| kinds[**kind].made_in.is_some() && judge.is_own(**kind / 2));
-    let mut room = own.room - made.count();
+    let new = places.iter().flatten();
+    let new = new.filter(|kind| kinds[**kind].made_in.is_some());
+    let mut made = Made::default();
+    for profile in new.filter_map(|kind| judge.own_profile(kind / 2)) {
+        made.add(profile);
+    }
     let mut used: HashSet<usize> = places.iter().flatten().map(|kind| kind / 2).collect();
     let mut served = Vec::new();
     for ((request, until, class), place) in jobs.into_iter().zip(places) {
@@ -108,8 +111,8 @@ pub(crate) fn queue<'a>(mut parties: Vec<Party<'a>>, now: Timestamp, plan: &mut 
             let new = kinds[kind].made_in.is_some();
             let place = if new { Served::New } else { Served::There };
             (judge.own_profile(kind / 2), place)
-        } else if let Some(profile) = own.waits_for(own_met) {
-            let why = own.why_none(profile, room);
+        } else if let Some(profile) = own.waits_for(own_met, &made) {
+            let why = own.why_none(profile, &made);
             (Some(profile), why.unwrap_or(Served::NoRoom))
         } else if let Some(unknown) = eligible.unknown
             // Others that could serve it are left to do so for a while, and as long as they may.
@@ -122,9 +125,11 @@ pub(crate) fn queue<'a>(mut parties: Vec<Party<'a>>, now: Timestamp, plan: &mut 
             let why = if there {
                 Some(Served::There)
             } else {
-                profile.and_then(|profile| own.why_none(profile, room))
+                profile.and_then(|profile| own.why_none(profile, &made))
             };
-            room -= usize::from(why.is_none() && profile.is_some());
+            if let (None, Some(profile)) = (why, profile) {
+                made.add(profile);
+            }
             (profile, why.unwrap_or(Served::New))
         } else {
             continue;

@@ -183,6 +183,17 @@ fn an_idle_agent_gives_way_to_a_job_that_it_cannot_serve_when_there_is_no_room()
         NOTHING,
         "both are needed"
     );
+    let mut capped = web().max(4).serving("java").ttl(3600);
+    capped.pool.profiles[1].max_agents = Some(1);
+    for index in 0..2 {
+        capped = capped.with(agent(index).continuous().idle_for(50));
+        capped = capped.queued_demanding(i64::from(index) + 1, "java");
+    }
+    assert_eq!(
+        capped.queued_demanding(3, "java").does(),
+        ["create 2 java ttl"],
+        "more room would help no job of that profile"
+    );
     let going = web()
         .max(2)
         .serving("java")
