@@ -194,6 +194,14 @@ impl<'p, 'a> Judge<'p, 'a> {
         self.own_profile(candidate).is_some()
     }
 
+    /// Whether a profile has an agent that will take a job.
+    fn is_there(&self, candidate: usize) -> bool {
+        let candidate = self.candidates.get(candidate);
+        candidate.is_some_and(|candidate| {
+            self.parties[candidate.party].there(candidate.known.profile) > 0
+        })
+    }
+
     /// Whether a profile may have an agent, or more.
     pub(crate) fn has_room(&self, candidate: usize) -> bool {
         let candidate = self.candidates.get(candidate);
@@ -217,7 +225,7 @@ impl<'p, 'a> Judge<'p, 'a> {
         // No new agent has what is another one's own.
         let pinned = |demand: &Demand<'_>| match demand {
             Demand::Equals { name, value } if name.eq_ignore_ascii_case("Agent.Name") => {
-                self.is_there(value)
+                self.is_named(value)
             }
             Demand::Equals { name, .. } => is_of_one_agent(&name.to_lowercase()),
             _ => false,
@@ -237,8 +245,12 @@ impl<'p, 'a> Judge<'p, 'a> {
         let order = self.order(&parsed);
         let mut met: Vec<usize> = order.iter().copied().filter(is(Verdict::Met)).collect();
         let mut unknown = order.iter().copied().filter(is(Verdict::Unknown));
-        let unknown = unknown
-            .find(|candidate| self.is_own(*candidate) || (young && self.has_room(*candidate)));
+        let unknown = unknown.find(|candidate| {
+            self.is_own(*candidate)
+                || (young && self.has_room(*candidate))
+                // An agent of another RunnerPool is about to tell.
+                || self.is_there(*candidate)
+        });
         let others = self.candidates.len()..self.candidates.len() + self.strangers.len();
         let strangers: Vec<usize> = others.filter(is(Verdict::Met)).collect();
         if met.is_empty() && unknown.is_none() {
@@ -268,7 +280,7 @@ impl<'p, 'a> Judge<'p, 'a> {
     }
 
     /// Whether there is an agent of this name, be it a stranger's.
-    fn is_there(&self, name: &str) -> bool {
+    fn is_named(&self, name: &str) -> bool {
         let mut parties = self.parties.iter();
         if parties.any(|party| party.pool().placeholder_of(name).is_some()) {
             return false;

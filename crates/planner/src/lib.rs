@@ -101,7 +101,13 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         let own = Party::of(snapshot, &agents, &failures, known);
         let siblings = siblings.iter().zip(&known_of_siblings);
         let siblings = siblings.filter_map(|((sibling, agents, failures), known)| {
-            Some(Party::sibling(sibling, agents, failures, known.as_ref()?))
+            Some(Party::sibling(
+                sibling,
+                agents,
+                failures,
+                known.as_ref()?,
+                now,
+            ))
         });
         queue::queue(iter::once(own).chain(siblings).collect(), now, &mut plan)
     });

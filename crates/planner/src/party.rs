@@ -5,6 +5,8 @@ use std::{
     iter,
 };
 
+use jiff::Timestamp;
+
 use crate::{
     Agent, KnownLook, Look, Pool, Profile, Snapshot,
     agents::room,
@@ -77,6 +79,7 @@ impl<'a> Party<'a> {
         agents: &'a BTreeMap<u32, Agent>,
         failures: &'a Failures,
         known: &'a Known<'a>,
+        now: Timestamp,
     ) -> Self {
         let (ends, paused) = (snapshot.pool.ends().is_some(), snapshot.pool.is_paused());
         let party = Self::of(snapshot, agents, failures, known);
@@ -86,7 +89,7 @@ impl<'a> Party<'a> {
             supply: if ends {
                 HashMap::new()
             } else {
-                certain(agents)
+                certain(agents, now)
             },
             ..party
         }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
+
 use crate::{
-    Agent, AgentState, Hold, Intake, KnownLook, Look, Pod, PodPhase, Snapshot, retry::Failures,
-    snapshot::by_profile, whole_second,
+    Agent, AgentState, Hold, Intake, KnownLook, Look, NODE_PATIENCE, Pod, PodPhase, Snapshot,
+    Waiting, later, retry::Failures, snapshot::by_profile, whole_second,
 };
 
 /// How many there are of each profile.
@@ -30,14 +32,16 @@ pub(crate) fn supply<'a>(
 }
 
 /// How many there are of each profile of another RunnerPool: not those whose start is in doubt, as only that RunnerPool has
-/// a reason to wait for them.
-pub(crate) fn certain(agents: &BTreeMap<u32, Agent>) -> HashMap<&str, usize> {
+/// a reason to wait for them. One without a node may be waiting for an autoscaler.
+pub(crate) fn certain(agents: &BTreeMap<u32, Agent>, now: Timestamp) -> HashMap<&str, usize> {
+    let in_doubt = |waiting: Waiting| match waiting.hold {
+        Hold::NotStarted => false,
+        Hold::Failing => true,
+        Hold::NoNode => now >= later(waiting.since, NODE_PATIENCE),
+    };
     count(agents, |agent, pod| match agent.state {
         AgentState::Idle { .. } => !agent.outdated,
-        AgentState::Starting => {
-            let waiting = pod.waiting;
-            !agent.outdated && waiting.is_none_or(|waiting| waiting.hold == Hold::NotStarted)
-        }
+        AgentState::Starting => !agent.outdated && !pod.waiting.is_some_and(in_doubt),
         _ => false,
     })
 }

@@ -121,6 +121,29 @@ fn an_unknown_demand_starts_one_agent_in_all() {
 }
 
 #[test]
+fn one_that_is_finding_out_is_waited_for() {
+    for (sketch, waits) in [
+        (agent(0).created(-40).waiting(Hold::NoNode, -40), true),
+        (agent(0).created(-40).waiting(Hold::NotStarted, -30), true),
+        (agent(0).created(-40).waiting(Hold::Failing, -30), false),
+        (agent(0).created(-2000).waiting(Hold::NoNode, -2000), false),
+    ] {
+        let mut first = pool("a");
+        first.cluster.pods.extend(sketch.pod);
+        first.cluster.pods[0].name = "a-agent-0".into();
+        for demands in [&["npm"][..], &[]] {
+            let made = share(vec![first.clone(), pool("b")], &[demands], 31);
+            assert_eq!(
+                made[1].is_empty(),
+                waits,
+                "{demands:?}, {:?}",
+                first.cluster
+            );
+        }
+    }
+}
+
+#[test]
 fn without_siblings_each_starts_an_agent_of_its_own() {
     let alone = |name: &str| {
         let plan = pool(name).queued(1).plan();
