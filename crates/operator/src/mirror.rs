@@ -144,7 +144,7 @@ impl<V: Mirrored> Mirror<V> {
         self.state().emptied.get(pool).copied()
     }
 
-    /// Takes note that the creation of an object had no answer.
+    /// Takes note that the creation of an object is sent, and has no answer yet.
     pub(crate) fn doubt(&self, pool: &PoolKey, name: &str) {
         let mut state = self.state_mut();
         let doubted = state.doubted.entry(pool.clone()).or_default();

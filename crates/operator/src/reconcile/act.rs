@@ -312,18 +312,24 @@ impl<O: Outside> Actor<'_, O> {
             ..blueprint
         };
         let pod = manifest::pod::build(&blueprint);
+        // The pass may end before the answer is there.
+        self.known.pods.doubt(&self.identity.key, name);
+        let settle = || self.known.pods.settle(&self.identity.key, name);
         match self.outside.create_pod(&pod).await {
             Ok(created) => {
                 self.known.pods.wrote(&created);
+                settle();
                 End::Carried(None)
             }
-            Err(Failure::Api(status)) if status.is_already_exists() => self.meet_pod(name).await,
+            Err(Failure::Api(status)) if status.is_already_exists() => {
+                settle();
+                self.meet_pod(name).await
+            }
             Err(failure) => {
                 self.refused().insert(profile.to_owned());
                 if failure.is_refusal() {
+                    settle();
                     self.take_back(&made).await;
-                } else {
-                    self.known.pods.doubt(&self.identity.key, name);
                 }
                 End::Failed(failure.refusal(Reason::PodRefused, &format!("the Pod {name}")))
             }
