@@ -85,6 +85,8 @@ struct State {
     memory: Arc<Memory>,
     /// Every look of late has succeeded and seen no agent.
     empty: Option<Empty>,
+    /// Agents that the operator began to disable since the last look began.
+    disabling: HashSet<i64>,
     /// A write was refused for want of rights since the token was last read.
     token_refused: bool,
     intervals: BTreeMap<PoolKey, Duration>,
@@ -105,6 +107,7 @@ impl Reader {
             inhabited: false,
             memory: Arc::default(),
             empty: None,
+            disabling: HashSet::new(),
             token_refused: false,
             intervals: BTreeMap::new(),
         };
@@ -259,7 +262,19 @@ impl Reader {
         state.inhabited = inhabited;
     }
 
+    /// Takes note that an agent is about to be disabled. A look that has begun by then may show it disabled, and does not
+    /// tell what became of it.
+    pub(crate) fn disabling(&self, agent_id: i64) {
+        self.state().disabling.insert(agent_id);
+    }
+
+    /// Takes note that a look begins.
+    pub(crate) fn looks(&self) {
+        self.state().disabling.clear();
+    }
+
     async fn look(&self, interval: Duration) {
+        self.looks();
         let taken_at = Timestamp::now();
         let result = self.read().await.map(Arc::new);
         self.looked(taken_at, interval, result);
@@ -299,8 +314,11 @@ impl Reader {
                     last,
                 })
             }
-            Ok(seen) => {
+            Ok(mut seen) => {
                 let fresh_until = taken_at + (interval * 2 + FRESH_FOR);
+                if !state.disabling.is_empty() {
+                    doubt(Arc::make_mut(&mut seen), &state.disabling);
+                }
                 Memory::take(&mut state.memory, &seen, taken_at);
                 Outcome::Seen(KnownLook {
                     taken_at,
@@ -384,6 +402,16 @@ impl Reader {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes it back of these agents that a look saw them disabled.
+fn doubt(seen: &mut AgentPool, disabling: &HashSet<i64>) {
+    let disabled = |agent: &&mut Registration| {
+        agent.intake == Intake::Disabled && disabling.contains(&agent.id)
+    };
+    for agent in seen.registrations.iter_mut().filter(disabled) {
+        agent.intake = Intake::DisableSent;
     }
 }
 
@@ -505,5 +533,51 @@ pub(crate) fn registration(agent: TaskAgent) -> Registration {
             .map(|request| request.request_id),
         id: agent.id,
         name: agent.name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::lease::Gate;
+
+    #[test]
+    fn a_look_that_had_begun_does_not_tell_what_became_of_an_agent_that_was_disabled() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let connections = azure_devops::Connections::new(Gate::open()).expect("connections");
+        let client = Client::new(connections, "https://dev.azure.com/acme", "token".into());
+        let reader = Reader::new(client, "linux".to_owned());
+        let disabled = |id: i64| {
+            let agent =
+                json!({ "id": id, "name": "web-agent-0", "status": "online", "enabled": false });
+            registration(serde_json::from_value(agent).expect("an agent"))
+        };
+        let ends = || {
+            let seen = AgentPool {
+                registrations: vec![disabled(1), disabled(2)],
+                requests: Vec::new(),
+            };
+            reader.looked(
+                Timestamp::UNIX_EPOCH,
+                Duration::from_secs(5),
+                Ok(Arc::new(seen)),
+            );
+            let Look::Known(look) = reader.outcome().1.look() else {
+                unreachable!("it succeeded");
+            };
+            let intakes = look
+                .agent_pool
+                .registrations
+                .iter()
+                .map(|agent| agent.intake);
+            intakes.collect::<Vec<_>>()
+        };
+        reader.looks();
+        reader.disabling(1);
+        assert_eq!(ends(), [Intake::DisableSent, Intake::Disabled]);
+        reader.looks();
+        assert_eq!(ends(), [Intake::Disabled, Intake::Disabled]);
     }
 }

@@ -311,6 +311,11 @@ impl Sight {
         self.0.subscribers()
     }
 
+    /// A look begins.
+    pub fn looks(&self) {
+        self.0.looks();
+    }
+
     /// Takes over what a look that began at `taken_at` came to, at a pool of this id that has agents or not.
     pub fn looked(
         &self,

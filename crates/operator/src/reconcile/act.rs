@@ -447,6 +447,7 @@ impl<O: Outside> Actor<'_, O> {
         let Some(pool_id) = self.observed.pool_id else {
             return End::PutOff("the agent pool's id is not known");
         };
+        self.observed.subscription.reader.disabling(agent_id);
         match self.outside.disable_agent(pool_id, agent_id, name).await {
             Ok(()) => End::Carried(Some(Write::Disabled(agent_id))),
             Err(error) if error.class() == Class::NotFound => {

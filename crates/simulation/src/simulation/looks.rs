@@ -257,6 +257,7 @@ impl Simulation {
         };
         state.interval = ticks(interval);
         state.started = now;
+        state.sight.looks();
         state.look = Some(Look {
             taken_at: at(now + skew),
             agents: None,
@@ -655,6 +656,7 @@ impl Simulation {
         let pool = self.found(agent_pool);
         let interval = Duration::from_millis(u64::try_from(interval).unwrap_or_default());
         if let Some(state) = self.sight(operator, number) {
+            state.sight.looks();
             state.sight.looked(pool, at(began), interval, Ok(content));
         }
     }
