@@ -403,6 +403,21 @@ impl Bed {
     }
 
     /// So many agents are online, no more and no fewer.
+    /// Until the operator has looked at Azure DevOps so many times more.
+    pub(crate) async fn look_again(&self, times: u64) {
+        let looks = || async {
+            let requests = self.control.requests(Some(ORGANIZATION)).await.unwrap();
+            requests.of("pat:default", "JobRequests.List")
+        };
+        let wanted = looks().await + times;
+        within("the operator looks again", async {
+            while looks().await < wanted {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+    }
+
     pub(crate) async fn online(&self, count: usize) -> Vec<AgentView> {
         let what = format!("{count} agents are online");
         self.agents_when(&what, |agents| {

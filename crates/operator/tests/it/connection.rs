@@ -408,23 +408,8 @@ async fn nothing_is_written_while_nothing_changes() {
                 .all(|index| index.status == "Idle")
     })
     .await;
-    let looks = || async {
-        bed.control
-            .requests(Some(ORGANIZATION))
-            .await
-            .unwrap()
-            .of("pat:default", "JobRequests.List")
-    };
-    let passed = |wanted: u64| async move {
-        within("time passes", async {
-            while looks().await < wanted {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        })
-        .await;
-    };
     // Two looks for what follows from the last change, then twelve in which nothing is: a minute.
-    passed(looks().await + 2).await;
+    bed.look_again(2).await;
     let calls = || {
         let log = futures::executor::block_on(control_plane())
             .audit_log()
@@ -438,7 +423,7 @@ async fn nothing_is_written_while_nothing_changes() {
             .collect::<Vec<_>>()
     };
     let before = calls().len();
-    passed(looks().await + 12).await;
+    bed.look_again(12).await;
     let calls = calls();
     assert_eq!(
         calls[before..],
@@ -570,20 +555,8 @@ async fn a_quota_makes_jobs_wait_and_the_api_server_is_not_pestered() {
     let (_, limited) = message("ScalingLimited").unwrap();
     assert!(limited.contains("exceeded quota: few"), "{limited}");
     assert_eq!(message("Degraded").unwrap().0, "False", "jobs only wait");
-    let looks = || async {
-        bed.control
-            .requests(Some(ORGANIZATION))
-            .await
-            .unwrap()
-            .of("pat:default", "JobRequests.List")
-    };
-    let (before, first) = (refusals(), looks().await);
-    within("four looks", async {
-        while looks().await < first + 4 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    })
-    .await;
+    let before = refusals();
+    bed.look_again(4).await;
     let refused = refusals() - before;
     // Each pass asks for no more than are under way when the first refusal arrives.
     assert!(refused <= 32 * 12, "{refused} refused Pods in four looks");
