@@ -180,6 +180,11 @@ pub(crate) struct Services<'a> {
 }
 
 impl<'a> Services<'a> {
+    fn noted(&self, what: &str, action: &Action) {
+        let (namespace, pool, agent) = (&self.key.namespace, &self.key.name, action.subject());
+        tracing::debug!(namespace, pool, agent, "{what}");
+    }
+
     /// For actions that begin now.
     pub(crate) fn new(
         pool: &RunnerPool,
@@ -309,14 +314,9 @@ impl Outside for Services<'_> {
                 Some(("AgentGivenUp", "GiveUpAgent", "Gave up the Pod of")),
             ),
             Action::DeleteClaim { .. } => ("Deleted claim", None),
-            Action::MarkPod { .. } => {
-                tracing::debug!(
-                    namespace = self.key.namespace,
-                    pool = self.key.name,
-                    agent = action.subject(),
-                    "Marked Pod"
-                );
-                return;
+            Action::MarkPod { .. } => return self.noted("Marked Pod", action),
+            Action::Remember { .. } => {
+                return self.noted("Remembered what an agent reports", action);
             }
             Action::AddPlaceholder { .. } => ("Registered placeholder", None),
             Action::UpdatePlaceholder { .. } => ("Updated placeholder", None),

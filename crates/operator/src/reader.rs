@@ -12,7 +12,8 @@ use std::{
 use azure_devops::{Class, Client, Error, TaskAgent, TaskAgentJobRequest, TaskAgentStatus};
 use jiff::{SignedDuration, Timestamp};
 use planner::{
-    AgentPool, Capabilities, Intake, JobRequest, KnownLook, Look, Memory, Registration, Reported,
+    AgentPool, Capabilities, Intake, JobRequest, KnownLook, Lesson, Look, Memory, Registration,
+    Reported,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -209,6 +210,17 @@ impl Reader {
                     seen.registrations.push(registration.clone());
                 }
             }
+        }
+    }
+
+    /// Remembers what an agent taught of the profile that goes by this name.
+    pub(crate) fn remember(&self, name: &str, lesson: Lesson) {
+        let mut state = self.state();
+        let lessons = &mut Arc::make_mut(&mut state.memory).lessons;
+        lessons.insert(name.to_owned(), lesson);
+        let memory = Arc::clone(&state.memory);
+        if let Outcome::Seen(look) = &mut state.outcome {
+            look.memory = memory;
         }
     }
 

@@ -251,7 +251,7 @@ impl<'a> Facts<'a> {
         let pool = &self.snapshot.pool;
         let drained = pool.mode == Mode::Drained;
         match action {
-            Action::MarkPod { .. } => None,
+            Action::MarkPod { .. } | Action::Remember { .. } => None,
             _ if pool.mode == Mode::Paused && !pool.deleting => Some(Breach::ChangedWhilePaused {
                 name: action.subject().to_owned(),
             }),

@@ -4,12 +4,15 @@
 //! An agent teaches what its image can do; the profile's placeholder remembers it in Azure DevOps while there is none, so
 //! nothing is lost by a restart. See `docs/demands.md`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::SignedDuration;
 
 use crate::{
-    Agent, Demand, Pod, Profile, Registration, Reported, later,
+    Agent, Capabilities, Demand, Pod, Profile, Registration, Reported, later,
     placeholders::{Learned, Placeholders},
 };
 
@@ -66,21 +69,31 @@ impl<'a> Taught<'a> {
         profile: &'a Profile,
         remembered: Learned<'_>,
     ) -> Option<Learned<'a>> {
-        let mut learned = self.all(profile);
+        let mut learned = self.all(profile).map(|(_, learned)| learned);
         learned.find(|learned| learned.is_as(remembered, profile))
     }
 
-    /// What the newest of them reports.
-    pub(crate) fn newest(&self, profile: &'a Profile) -> Option<Learned<'a>> {
+    /// What the newest of them reports, with the id of its registration.
+    pub(crate) fn newest(&self, profile: &'a Profile) -> Option<(i64, Learned<'a>)> {
         self.all(profile).last()
     }
 
-    fn all(&self, profile: &'a Profile) -> impl Iterator<Item = Learned<'a>> {
+    /// The system capabilities of the newest of them, with the id of its registration.
+    pub(crate) fn newest_report(&self, profile: &Profile) -> Option<(i64, &'a Arc<Capabilities>)> {
+        let (id, reported) = self.0.get(profile.name.as_str())?.last()?;
+        Some((*id, &reported.system))
+    }
+
+    fn all(&self, profile: &'a Profile) -> impl Iterator<Item = (i64, Learned<'a>)> {
         let taught = self.0.get(profile.name.as_str()).into_iter().flatten();
-        taught.map(|(_, reported)| Learned {
-            image: &profile.image,
-            capabilities: &reported.system,
-            user: Some(reported.user.as_ref()),
+        taught.map(|(id, reported)| {
+            let learned = Learned {
+                image: &profile.image,
+                capabilities: &reported.system,
+                user: Some(reported.user.as_ref()),
+                whole: true,
+            };
+            (*id, learned)
         })
     }
 }
@@ -108,11 +121,11 @@ impl<'a> Knowledge<'a> {
         taught: &Taught<'a>,
         placeholders: &Placeholders<'a>,
     ) -> Self {
-        let remembered = placeholders.remembered(profile);
-        let learned = remembered
-            .and_then(|remembered| taught.confirming(profile, remembered))
-            .or_else(|| taught.newest(profile))
-            .or(remembered);
+        let of_agents = [placeholders.recalled(profile), taught.newest(profile)];
+        let last = of_agents.into_iter().flatten().max_by_key(|(id, _)| *id);
+        let learned = last
+            .map(|(_, learned)| learned)
+            .or_else(|| placeholders.remembered(profile));
         Self {
             profile,
             learned: learned.filter(|learned| learned.image == profile.image),
@@ -134,11 +147,17 @@ impl Knowledge<'_> {
         // Without a value it says that the capability is there, not what it is.
         let declared =
             demand.is_met_by(&self.profile.declared) || self.profile.declared.get(name) == Some("");
+        let has_another_value = |promised: &Capabilities| {
+            let value = promised.get(name);
+            value.is_some_and(|value| !value.is_empty())
+        };
         match self.learned {
             Some(learned) if learned.meets(demand) => Verdict::Met,
-            Some(learned) if learned.hides(name) => Verdict::Unknown,
+            Some(learned) if learned.hides(name, self.profile) => Verdict::Unknown,
             Some(_) => Verdict::Unmet,
             None if declared => Verdict::Met,
+            None if has_another_value(&self.profile.given) => Verdict::Unmet,
+            None if has_another_value(&self.profile.declared) => Verdict::Unmet,
             // Agents are named by their index, and whoever wants a certain one does not want a new one.
             None if is("Agent.Name") => Verdict::Unmet,
             None => Verdict::Unknown,
@@ -168,7 +187,7 @@ pub(crate) fn is_met_by_update(demand: Demand<'_>) -> bool {
 /// Capabilities that every agent reports, whatever its image.
 ///
 /// Source: the agent's code (`Capabilities/AgentCapabilitiesProvider.cs`).
-const OF_EVERY_AGENT: [&str; 7] = [
+pub(crate) const OF_EVERY_AGENT: [&str; 7] = [
     "Agent.Name",
     "Agent.OS",
     "Agent.OSArchitecture",

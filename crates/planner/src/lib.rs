@@ -30,8 +30,8 @@ pub use placeholders::{
 };
 pub use plan::{Action, Lacking, Plan, Planned, Shortage, Unserved, Why, Withheld};
 pub use snapshot::{
-    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Look, Memory, Mode, Pod,
-    PodPhase, Pool, Profile, Registration, Reported, Snapshot, Waiting,
+    AgentPool, Claim, Cluster, Hold, Intake, JobRequest, Keep, KnownLook, Lesson, Look, Memory,
+    Mode, Pod, PodPhase, Pool, Profile, Registration, Reported, Snapshot, Waiting,
 };
 
 use std::iter;

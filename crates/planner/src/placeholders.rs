@@ -10,11 +10,11 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    Action, Capabilities, Demand, Intake, JobRequest, KnownLook, Plan, Pool, Profile, Registration,
-    Reported, Snapshot, Why,
+    Action, Capabilities, Demand, Intake, JobRequest, KnownLook, Lesson, Memory, Plan, Pool,
+    Profile, Registration, Reported, Snapshot, Why,
     agents::is_ours,
     capabilities::is_of_one_agent,
-    learned::Taught,
+    learned::{OF_EVERY_AGENT, Taught},
     remove::{act_if_fresh, disable},
 };
 
@@ -41,6 +41,8 @@ pub struct Learned<'a> {
     pub capabilities: &'a Capabilities,
     /// What somebody gave one of them in Azure DevOps; `None`: it is remembered, and no agent is there.
     pub user: Option<&'a Capabilities>,
+    /// Whether it is all that they report, with all values.
+    pub whole: bool,
 }
 
 impl Learned<'_> {
@@ -48,15 +50,17 @@ impl Learned<'_> {
         demand.is_met_by(self.capabilities) || self.user.is_some_and(|user| demand.is_met_by(user))
     }
 
-    /// Whether a capability is remembered without its value.
-    pub(crate) fn hides(self, name: &str) -> bool {
-        self.user.is_none() && self.capabilities.get(name) == Some(HIDDEN)
+    /// Whether a capability is remembered without its value, or given with a value that is not known here.
+    pub(crate) fn hides(self, name: &str, profile: &Profile) -> bool {
+        let hidden = || self.capabilities.get(name) == Some(HIDDEN);
+        !self.whole && (hidden() || profile.given.get(name) == Some(""))
     }
 
-    /// Whether it comes to the same, but for values: agents of one image differ in these.
+    /// Whether it comes to the same on a placeholder.
     pub(crate) fn is_as(self, other: Learned<'_>, profile: &Profile) -> bool {
+        let shown = |(key, (_, value))| (key, value);
         let (own, others) = (of_image(profile, self), of_image(profile, other));
-        self.image == other.image && own.map(|(key, _)| key).eq(others.map(|(key, _)| key))
+        self.image == other.image && own.map(shown).eq(others.map(shown))
     }
 }
 
@@ -68,8 +72,7 @@ pub(crate) struct Placeholders<'a> {
     idle: Vec<&'a Registration>,
     /// Names that somebody else holds, in lower case.
     held: HashSet<String>,
-    /// As they were seen last.
-    former: &'a HashMap<String, Reported>,
+    memory: &'a Memory,
     pool: &'a Pool,
 }
 
@@ -80,7 +83,7 @@ impl<'a> Placeholders<'a> {
             ours: HashMap::new(),
             idle: Vec::new(),
             held: HashSet::new(),
-            former: &look.memory.placeholders,
+            memory: &look.memory,
             pool,
         };
         for registration in &look.agent_pool.registrations {
@@ -127,17 +130,39 @@ impl<'a> Placeholders<'a> {
 
     /// What a profile's placeholder remembers, of whatever image; of one that is gone, what it remembered.
     pub(crate) fn remembered(&self, profile: &Profile) -> Option<Learned<'a>> {
-        let former = || {
-            let mut names = self.pool.placeholder_names(&profile.name).into_iter();
-            names.find_map(|name| self.former.get(&name.to_lowercase()))
-        };
         let ours = self.ours.get(profile.name.as_str());
-        let reported = ours.map(|ours| &ours.capabilities).or_else(former)?;
+        let reported = ours
+            .map(|ours| &ours.capabilities)
+            .or_else(|| self.former(profile))?;
         Some(Learned {
             image: reported.user.get(ENV_IMAGE)?,
             capabilities: &reported.system,
             user: None,
+            whole: false,
         })
+    }
+
+    /// What an agent of a profile and its image taught last, with the id of its registration.
+    pub(crate) fn recalled(&self, profile: &Profile) -> Option<(i64, Learned<'a>)> {
+        let lesson = self
+            .memory
+            .lessons
+            .get(&self.pool.lesson_name(&profile.name))?;
+        let learned = Learned {
+            image: &lesson.image,
+            capabilities: &lesson.reported,
+            user: None,
+            whole: true,
+        };
+        (lesson.image == profile.image).then_some((lesson.agent_id, learned))
+    }
+
+    /// What a profile's placeholder carried when it was seen last. Of the two names that it may have had, the plain one may
+    /// have been somebody else's.
+    fn former(&self, profile: &Profile) -> Option<&'a Reported> {
+        let [plain, own] = self.pool.placeholder_names(&profile.name);
+        let mut names = [own, plain].into_iter();
+        names.find_map(|name| self.memory.placeholders.get(&name.to_lowercase()))
     }
 
     /// What a profile's placeholder is to remember.
@@ -148,7 +173,10 @@ impl<'a> Placeholders<'a> {
                 Some(remembered)
             }
             // What another image can do stands until its own is known, or jobs would be refused meanwhile.
-            remembered => taught.newest(profile).or(remembered),
+            remembered => taught
+                .newest(profile)
+                .map(|(_, newest)| newest)
+                .or(remembered),
         }
     }
 
@@ -181,6 +209,7 @@ impl<'a> Placeholders<'a> {
                 }
                 (None, Some(_)) => {}
             }
+            self.remember(profile, taught, plan);
         }
         for registration in &self.idle {
             let why = end.clone().unwrap_or(Why::ProfileGone);
@@ -200,6 +229,27 @@ impl<'a> Placeholders<'a> {
             capabilities: placeholder_capabilities(profile, self.learned(profile, taught)),
         };
         plan.act(action, Why::PlaceholderMissing);
+    }
+
+    /// Has remembered what the newest agent of a profile teaches, or a job that demands what no placeholder tells would get
+    /// an agent again and again.
+    fn remember(&self, profile: &'a Profile, taught: &Taught<'a>, plan: &mut Plan) {
+        let Some((agent_id, reported)) = taught.newest_report(profile) else {
+            return;
+        };
+        let name = self.pool.lesson_name(&profile.name);
+        let is_known = |lesson: &Lesson| {
+            lesson.image == profile.image
+                && (lesson.agent_id > agent_id || lesson.reported == *reported)
+        };
+        if !self.memory.lessons.get(&name).is_some_and(is_known) {
+            let lesson = Lesson {
+                agent_id,
+                image: profile.image.clone(),
+                reported: Arc::clone(reported),
+            };
+            plan.act(Action::Remember { name, lesson }, Why::Taught);
+        }
     }
 
     fn keep(
@@ -237,9 +287,21 @@ pub fn placeholder_capabilities(profile: &Profile, learned: Option<Learned<'_>>)
         system.extend(of_image(profile, learned).map(|(_, capability)| capability));
         user.remove_all(&system);
         user.insert(ENV_IMAGE, learned.image);
+        let own = OF_EVERY_AGENT
+            .iter()
+            .filter(|name| is_of_one_agent(&name.to_lowercase()));
+        system.extend(own.map(|name| (*name, "")));
     } else {
-        // Most are, and jobs that demand it are not to be refused before an agent was seen.
-        system.insert("Agent.OS", "Linux");
+        // Jobs that demand these are not to be refused before an agent was seen.
+        system.extend(OF_EVERY_AGENT.map(|name| (name, "")));
+        system.insert(
+            "Agent.OS",
+            if profile.windows {
+                "Windows_NT"
+            } else {
+                "Linux"
+            },
+        );
         system.remove_all(&user);
     }
     system.insert(VERSION, PLACEHOLDER_VERSION);

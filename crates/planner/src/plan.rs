@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::{Agent, Reported};
+use crate::{Agent, Lesson, Reported};
 
 /// What to do, why, and why not more.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -118,6 +118,13 @@ pub enum Action {
         /// What it is to carry, besides the owner mark.
         capabilities: Reported,
     },
+    /// Remember what an agent reports, with all that its profile's placeholder must not, or is not there to, tell.
+    Remember {
+        /// What the profile goes by.
+        name: String,
+        /// What it taught.
+        lesson: Lesson,
+    },
     /// Delete a registration alone: that of a placeholder, or of an agent whose Pod has ended and stays.
     RemoveRegistration {
         /// Id of the registration.
@@ -140,6 +147,7 @@ impl Action {
             | Self::MarkPod { name, .. }
             | Self::AddPlaceholder { name, .. }
             | Self::UpdatePlaceholder { name, .. }
+            | Self::Remember { name, .. }
             | Self::RemoveRegistration { name, .. } => name,
         }
     }
@@ -155,6 +163,7 @@ impl Action {
             Self::MarkPod { .. } => "mark Pod",
             Self::AddPlaceholder { .. } => "add placeholder",
             Self::UpdatePlaceholder { .. } => "update placeholder",
+            Self::Remember { .. } => "remember what agents report",
             Self::RemoveRegistration { .. } => "remove registration",
         }
     }
@@ -262,6 +271,8 @@ pub enum Why {
     PlaceholderOutdated,
     /// No profile needs it.
     ProfileGone,
+    /// It reports what no agent of its profile was seen to report.
+    Taught,
     /// There are to be no placeholders.
     PlaceholdersDisabled,
     /// A job is assigned to it.
@@ -320,6 +331,7 @@ impl fmt::Display for Why {
                 f.write_str("it carries something else than its profile's agents have")
             }
             Self::ProfileGone => f.write_str("no profile of the RunnerPool needs it"),
+            Self::Taught => f.write_str("no agent of its profile was seen to report the same"),
             Self::PlaceholdersDisabled => f.write_str("spec.placeholders is Disabled"),
             Self::Busy { request } => write!(f, "job request {request} is assigned to it"),
             Self::JobLost { request } => {
@@ -371,7 +383,12 @@ impl Plan {
 
     /// Leaves everything as it is, and only shows on Pods what their agents do.
     pub(crate) fn pause(&mut self) {
-        let stays = |planned: &Planned| matches!(planned.action, Action::MarkPod { .. });
+        let stays = |planned: &Planned| {
+            matches!(
+                planned.action,
+                Action::MarkPod { .. } | Action::Remember { .. }
+            )
+        };
         let (stay, leave) = self.actions.drain(..).partition(stays);
         self.actions = stay;
         for Planned { action, .. } in leave {

@@ -90,6 +90,8 @@ pub struct Profile {
     pub min_agents: u32,
     /// Most of its Pods that are not finished; `None`: as many as the RunnerPool may have.
     pub max_agents: Option<u32>,
+    /// Whether its agents run on Windows.
+    pub windows: bool,
     /// Digest of the Pod that is made for it now.
     pub shape: String,
 }
@@ -239,14 +241,27 @@ pub struct KnownLook {
     pub memory: Arc<Memory>,
 }
 
-/// What is remembered of former looks. A restart loses it: jobs count as new then, and a placeholder that is deleted at that
-/// very time comes back without what it had learned.
+/// What is remembered of former looks. A restart loses it: jobs count as new then, a placeholder that is deleted at that
+/// very time comes back without what it had learned, and what placeholders do not carry is found out anew.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
     /// When each unfinished request was seen for the first time.
     pub first_seen: HashMap<i64, Timestamp>,
     /// What placeholders carried when they were seen last, by name in lower case.
     pub placeholders: HashMap<String, Reported>,
+    /// What agents taught last, by [`Pool::lesson_name`].
+    pub lessons: HashMap<String, Lesson>,
+}
+
+/// What an agent of a profile was seen to report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lesson {
+    /// Id of its registration.
+    pub agent_id: i64,
+    /// Its image.
+    pub image: String,
+    /// Its system capabilities.
+    pub reported: Arc<Capabilities>,
 }
 
 impl Memory {
@@ -267,11 +282,10 @@ impl Memory {
             let Some(digest) = carried.user.get(ENV_DIGEST) else {
                 continue;
             };
-            let name = registration.name.to_lowercase();
-            let known = memory.placeholders.get(&name);
+            let known = memory.placeholders.get(&registration.name.to_lowercase());
             if known.and_then(|known| known.user.get(ENV_DIGEST)) != Some(digest) {
                 let placeholders = &mut Arc::make_mut(memory).placeholders;
-                placeholders.insert(name, carried.clone());
+                placeholders.insert(registration.name.to_lowercase(), carried.clone());
             }
         }
     }
@@ -409,13 +423,20 @@ impl Pool {
         digits.parse().ok().filter(|_| canonical)
     }
 
-    /// Names that a profile's placeholder may have: the second one is for when somebody else holds the first.
+    /// Names that a profile's placeholder may have: the second one, which is nobody else's, is for when somebody holds the
+    /// first.
     pub fn placeholder_names(&self, profile: &str) -> [String; 2] {
         let prefix = &self.placeholder_prefix;
         [
             format!("{prefix}{profile}"),
             format!("{prefix}{profile}{}", self.placeholder_suffix),
         ]
+    }
+
+    /// What a profile of this RunnerPool, and no other, goes by in [`Memory::lessons`].
+    pub fn lesson_name(&self, profile: &str) -> String {
+        let [_, own] = self.placeholder_names(profile);
+        own.to_lowercase()
     }
 
     /// The profile in a placeholder's name, in either of its forms and in any case; `None` for a name that we do not give.

@@ -139,7 +139,8 @@ fn speaks_to_azure(action: &Action) -> bool {
         | Action::DeletePod { .. }
         | Action::GiveUpPod { .. }
         | Action::DeleteClaim { .. }
-        | Action::MarkPod { .. } => false,
+        | Action::MarkPod { .. }
+        | Action::Remember { .. } => false,
     }
 }
 
@@ -247,6 +248,11 @@ impl<O: Outside> Actor<'_, O> {
                 name,
                 capabilities,
             } => self.update_placeholder(*agent_id, name, capabilities).await,
+            Action::Remember { name, lesson } => {
+                let reader = &self.observed.subscription.reader;
+                reader.remember(name, lesson.clone());
+                End::Carried(None)
+            }
             Action::RemoveRegistration { agent_id, name } => {
                 match self.delete_registration(*agent_id, name).await {
                     Ok(_) => End::Carried(Some(Write::Removed(*agent_id))),

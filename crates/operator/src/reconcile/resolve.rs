@@ -113,6 +113,7 @@ fn profiles(pool: &RunnerPool, cluster: &str, min_agents: u32) -> Vec<Profile> {
             image: profile.image.to_owned(),
             min_agents: profile.min_agents,
             max_agents: profile.max_agents,
+            windows: profile.is_windows(),
             shape,
         }
     });

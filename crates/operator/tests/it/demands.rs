@@ -129,10 +129,8 @@ async fn what_agents_can_do_is_learned_and_survives_the_operator() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_that_nobody_serves_gets_no_agent_and_a_reason() {
-    let bed = Bed::start().await;
-    // Azure DevOps queues the job for somebody's machine, which is switched off.
+/// Somebody's machine for which Azure DevOps queues jobs that demand `xcode`.
+async fn switched_off_machine(bed: &Bed) {
     let machine = AgentSpec {
         name: "mac-mini".to_owned(),
         capabilities: [("xcode".to_owned(), "16".to_owned())].into(),
@@ -142,6 +140,38 @@ async fn a_job_that_nobody_serves_gets_no_agent_and_a_reason() {
         .add_agent(ORGANIZATION, POOL, &machine)
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_placeholders_one_agent_finds_out_once() {
+    let bed = Bed::start().await;
+    switched_off_machine(&bed).await;
+    bed.create("web", json!({ "placeholders": "Disabled" }))
+        .await;
+    bed.condition_when("web", "Connected", "True", "Answered")
+        .await;
+    bed.queue(demanding(2, &["xcode -equals 16"])).await;
+    bed.pods_when("an agent finds out", |pods| pods.len() == 1)
+        .await;
+    bed.pods_when("it goes", <[_]>::is_empty).await;
+    bed.look_again(3).await;
+    assert_eq!(names(&bed.pods().await), [""; 0], "what it taught stays");
+    bed.condition_when("web", "Degraded", "True", "JobsUnserved")
+        .await;
+    assert_eq!(bed.agents().await.len(), 1, "the machine only");
+    bed.run(jobs(1, SHORT)).await;
+    let lost = bed.queue(demanding(1, &["cobol"])).await[0];
+    bed.jobs_when("a job that no registered agent meets fails", |jobs| {
+        let is_refused = |job: &JobView| job.id == lost && job.outcome == Outcome::Refused;
+        jobs.iter().any(is_refused)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_nobody_serves_gets_no_agent_and_a_reason() {
+    let bed = Bed::start().await;
+    switched_off_machine(&bed).await;
     bed.create("web", json!({ "minAgents": 1, "maxAgents": 3 }))
         .await;
     bed.online(1).await;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use planner::{Action, AgentPool, Intake, Look, Plan, Pod, PodPhase, Registration, Snapshot};
+use planner::{
+    Action, AgentPool, Intake, Lesson, Look, Plan, Pod, PodPhase, Registration, Snapshot,
+};
 
 use crate::world::{known, registration};
 
@@ -97,6 +99,7 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
                     registration.capabilities = capabilities.clone();
                 }
             }
+            Action::Remember { name, lesson } => remember(&mut next.look, name, lesson),
             Action::RemoveRegistration { agent_id, .. } => {
                 registrations.retain(|registration| registration.id != agent_id);
             }
@@ -106,6 +109,12 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
         look.agent_pool = Arc::new(agent_pool);
     }
     next
+}
+
+fn remember(look: &mut Look, name: String, lesson: Lesson) {
+    if let Look::Known(look) = look {
+        Arc::make_mut(&mut look.memory).lessons.insert(name, lesson);
+    }
 }
 
 /// The snapshot with a look that begins now: what was disabled shows as disabled, and Pods and claims that were being

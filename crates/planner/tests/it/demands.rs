@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
-use planner::{AgentPool, Capabilities, Demand, Lacking, Look, Mode, Profile, Why};
+use planner::{Action, AgentPool, Capabilities, Demand, Lacking, Look, Mode, Profile, Why};
 
-use crate::world::{agent, at, done, now, placeholder_of, profile, registration, web};
+use crate::world::{
+    Sketch, World, agent, at, done, now, placeholder_of, profile, registration, web,
+};
 
 const NOTHING: [&str; 0] = [];
+const LEARNS: [&str; 2] = [
+    "remember web-placeholder-base.mark",
+    "update placeholder web-placeholder-base",
+];
 
 fn met(demand: &str, capabilities: &[(&str, &str)]) -> bool {
     Demand::parse(demand).is_met_by(&capabilities.iter().copied().collect())
@@ -105,11 +111,12 @@ fn what_an_agent_reports_is_learned_and_remembered() {
         [
             "create 1 base once",
             "create 2 base once",
+            "remember web-placeholder-base.mark",
             "update placeholder web-placeholder-base"
         ]
     );
     let plan = world.clone().with(reports(&["cmake"])).plan();
-    assert_eq!(done(&plan), ["update placeholder web-placeholder-base"]);
+    assert_eq!(done(&plan), LEARNS);
     let lacking = Lacking {
         demands: vec!["npm".into()],
         together: false,
@@ -138,44 +145,112 @@ fn what_an_agent_reports_is_learned_and_remembered() {
     );
 }
 
+/// The world as the look shows it after a plan was carried out.
+fn after(world: &World) -> World {
+    let snapshot = crate::carry_out::carry_out(&world.snapshot(), &world.plan(), now());
+    let Look::Known(look) = snapshot.look else {
+        unreachable!("it was known before");
+    };
+    let mut world = world.clone();
+    world.agent_pool = AgentPool::clone(&look.agent_pool);
+    world.memory = planner::Memory::clone(&look.memory);
+    world
+}
+
+fn reporting(index: u32, capabilities: &[(&str, &str)]) -> Sketch {
+    let mut busy = agent(index).busy(i64::from(index) + 50);
+    let mut reported = Capabilities::clone(&image(&[]));
+    reported.extend(capabilities.iter().copied());
+    busy.registration.as_mut().unwrap().capabilities.system = Arc::new(reported);
+    busy
+}
+
 #[test]
 fn learning_comes_to_rest() {
     let mut world = web().with(agent(0).busy(9));
-    for names in [&["npm"][..], &["npm", "cmake"], &["cmake"]] {
-        let registrations = &mut world.agent_pool.registrations;
-        let mut capabilities = Capabilities::clone(&image(names));
-        capabilities.extend([("Agent.Version", "4.255.0"), ("AZP_POOL", "ci")]);
-        registrations[1].capabilities.system = Arc::new(capabilities);
-        let plan = world.plan();
-        assert_eq!(done(&plan), ["update placeholder web-placeholder-base"]);
-        let updated = crate::carry_out::carry_out(&world.snapshot(), &plan, now());
-        let Look::Known(look) = updated.look else {
-            unreachable!("it was known before");
-        };
-        world.agent_pool = AgentPool::clone(&look.agent_pool);
+    for (names, value) in [
+        (&["npm"][..], "/usr/bin"),
+        (&["npm", "cmake"], "/usr/bin"),
+        (&["cmake"], "/usr/bin"),
+        (&["cmake"], "/opt"),
+    ] {
+        let mut reported: Capabilities = names.iter().map(|name| (*name, value)).collect();
+        reported.extend([
+            ("Agent.OS", "Linux"),
+            ("Agent.Version", "4.255.0"),
+            ("AZP_CAPABILITY", "base"),
+            ("AZP_POOL", "ci"),
+        ]);
+        world.agent_pool.registrations[1].capabilities.system = Arc::new(reported.clone());
+        assert_eq!(world.does(), LEARNS);
+        world = after(&world);
         assert_eq!(world.does(), NOTHING);
-        let mut values: Capabilities = names.iter().map(|name| (*name, "/opt")).collect();
-        values.extend([("Agent.OS", "Linux"), ("AZP_CAPABILITY", "base")]);
-        world.agent_pool.registrations[1].capabilities.system = Arc::new(values);
-        assert_eq!(world.does(), NOTHING, "values of one agent change nothing");
+        reported.insert("AGENT.VERSION", "4.256.0");
+        world.agent_pool.registrations[1].capabilities.system = Arc::new(reported);
+        assert_eq!(
+            world.does(),
+            ["remember web-placeholder-base.mark"],
+            "agents update themselves, and the placeholder's version is its own"
+        );
+        world = after(&world);
     }
 }
 
 #[test]
 fn what_two_agents_of_one_image_differ_in_comes_to_rest() {
-    let reporting = |index: u32, names: &[&str]| {
-        let mut busy = agent(index).busy(i64::from(index) + 50);
-        let registration = busy.registration.as_mut().unwrap();
-        registration.capabilities.system = image(names);
-        busy
+    let (old, new) = (
+        [("tool", "8.0.1")],
+        [("tool", "9.0.0"), ("npm", "/usr/bin")],
+    );
+    let mut world = after(&web().with(reporting(0, &old)));
+    assert_eq!(world.does(), NOTHING);
+    world = world.with(reporting(1, &new));
+    assert_eq!(
+        world.does(),
+        ["remember web-placeholder-base.mark"],
+        "an agent confirms what the placeholder says"
+    );
+    world = after(&world);
+    assert_eq!(world.does(), NOTHING);
+    for demand in ["npm", "tool -gtVersion 9"] {
+        let queued = world.clone().queued_demanding(1, demand);
+        assert_eq!(queued.does(), ["create 2 base once"], "the newest counts");
+    }
+    let older = world.clone().queued_demanding(1, "tool -equals 8.0.1");
+    assert_eq!(older.plan().unserved.len(), 1);
+    // The last agent of the former content goes.
+    world.cluster.pods.remove(0);
+    world.agent_pool.registrations.remove(1);
+    assert_eq!(world.does(), ["update placeholder web-placeholder-base"]);
+}
+
+#[test]
+fn what_a_placeholder_must_not_tell_is_remembered() {
+    let secret = [("flavor", "full"), ("TEAM", "blue")];
+    let mut world = web();
+    world.pool.profiles[0].given.insert("TEAM", "");
+    let asking = |world: &World, demand: &str| {
+        let plan = world.clone().queued_demanding(1, demand).plan();
+        let created = plan.actions.iter();
+        let created =
+            created.filter(|planned| matches!(planned.action, Action::CreateAgent { .. }));
+        (created.count(), plan.unserved.len())
     };
-    let mut world = web()
-        .with(reporting(0, &["npm"]))
-        .with(reporting(1, &["npm", "gpu"]));
-    let base = profile("base", None);
-    for names in [&["npm"][..], &["npm", "gpu"]] {
-        world.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(names)));
-        assert_eq!(world.does(), NOTHING, "one of them confirms {names:?}");
+    let mut taught = after(&world.clone().with(reporting(0, &secret)));
+    taught.cluster.pods.clear();
+    taught.agent_pool.registrations.truncate(1);
+    let mut restarted = taught.clone();
+    restarted.memory = planner::Memory::default();
+    for (demand, is_met) in [
+        ("flavor -equals full", true),
+        ("flavor -equals slim", false),
+        ("TEAM -equals blue", true),
+        ("TEAM -equals red", false),
+    ] {
+        assert_eq!(asking(&world, demand), (1, 0), "{demand}: nothing is known");
+        let known = (usize::from(is_met), usize::from(!is_met));
+        assert_eq!(asking(&taught, demand), known, "{demand}");
+        assert_eq!(asking(&restarted, demand), (1, 0), "{demand}, to find out");
     }
 }
 
@@ -204,14 +279,20 @@ fn a_value_that_may_be_secret_is_not_copied() {
     registration.capabilities.system = Arc::new(reported.into_iter().collect());
     let world = web().with(busy);
     let plan = world.plan();
-    let planner::Action::UpdatePlaceholder { capabilities, .. } = &plan.actions[0].action else {
-        unreachable!("{plan}");
-    };
+    let mut updates = plan
+        .actions
+        .iter()
+        .filter_map(|planned| match &planned.action {
+            Action::UpdatePlaceholder { capabilities, .. } => Some(capabilities),
+            _ => None,
+        });
+    let capabilities = updates.next().unwrap();
     let learned = &capabilities.system;
     assert_eq!(learned.get("PASSWORD"), Some("***"));
     assert_eq!(learned.get("java"), Some("/usr/bin/java"));
     assert_eq!(learned.get("tool"), Some("1.20.3"));
     assert_eq!(learned.get("HOSTNAME"), None);
+    assert_eq!(learned.get("Agent.ComputerName"), Some(""));
     // Whether it has a value that is not remembered, an agent has to tell.
     let mut later = web().queued_demanding(1, "password -equals x");
     later.agent_pool.registrations[0].capabilities = capabilities.clone();
@@ -229,10 +310,42 @@ fn a_placeholder_that_somebody_deleted_comes_back_with_what_it_knew() {
     planner::Memory::take(&mut memory, &world.agent_pool, at(-2));
     world.memory = planner::Memory::clone(&memory);
     let plan = world.plan();
-    let planner::Action::AddPlaceholder { capabilities, .. } = &plan.actions[0].action else {
+    let Action::AddPlaceholder { capabilities, .. } = &plan.actions[0].action else {
         unreachable!("{plan}");
     };
     assert_eq!(*capabilities, knew.capabilities);
+}
+
+#[test]
+fn without_placeholders_one_agent_finds_out_once() {
+    let world = web()
+        .without_registrations()
+        .without_placeholders()
+        .queued_demanding(1, "npm");
+    assert_eq!(world.does(), ["create 0 base once"]);
+    let mut taught = world.clone().with(reporting(0, &[("cmake", "/usr/bin")]));
+    assert_eq!(taught.does(), ["remember web-placeholder-base.mark"]);
+    taught = after(&taught);
+    assert_eq!(taught.does(), NOTHING, "it is remembered once");
+    let mut later = world;
+    later.memory = taught.memory;
+    assert_eq!(later.does(), NOTHING, "the agent is gone, and known");
+    assert_eq!(later.plan().unserved.len(), 1);
+    later = later.queued_demanding(2, "cmake");
+    assert_eq!(later.does(), ["create 0 base once"]);
+    later.pool.profiles[0].image = "another".into();
+    assert_eq!(later.plan().unserved, [], "another image may have npm");
+}
+
+#[test]
+fn what_two_runner_pools_of_one_name_remember_is_apart() {
+    let base = profile("base", None);
+    let carries = |names: &[&str]| placeholder_of(&base, Some(&image(names))).capabilities;
+    let mut world = web().without_registrations().queued_demanding(1, "npm");
+    let [plain, own] = world.pool.placeholder_names("base");
+    world.memory.placeholders = [(plain, carries(&["npm"])), (own, carries(&["cmake"]))].into();
+    assert_eq!(world.does(), ["add placeholder web-placeholder-base"]);
+    assert_eq!(world.plan().unserved.len(), 1);
 }
 
 #[test]

@@ -77,6 +77,7 @@ pub(crate) fn placeholder_of(
         image: &profile.image,
         capabilities,
         user: None,
+        whole: false,
     });
     let id = 9000 + i64::try_from(profile.name.len()).unwrap();
     Registration {
@@ -348,6 +349,7 @@ fn sentence(action: &Action) -> String {
         }
         Action::AddPlaceholder { name, .. } => format!("add placeholder {name}"),
         Action::UpdatePlaceholder { name, .. } => format!("update placeholder {name}"),
+        Action::Remember { name, .. } => format!("remember {name}"),
         Action::RemoveRegistration { name, .. } => format!("remove registration {name}"),
     }
 }
