@@ -29,7 +29,9 @@ pub(crate) struct Report<'a> {
     pub(crate) reason: &'a str,
     pub(crate) action: &'a str,
     pub(crate) note: String,
-    pub(crate) pod: Option<ObjectReference>,
+    /// What else it is about. Events that differ in their notes only are counted as one for a few minutes, with the first
+    /// note.
+    pub(crate) related: Option<ObjectReference>,
 }
 
 /// Longest note that the API server takes, in bytes.
@@ -93,7 +95,7 @@ impl Events {
             reason,
             action,
             mut note,
-            pod,
+            related,
         } = report;
         if note.len() > LONGEST_NOTE {
             note.truncate(note.floor_char_boundary(LONGEST_NOTE));
@@ -107,7 +109,7 @@ impl Events {
             reason: reason.into(),
             note: Some(note),
             action: action.into(),
-            secondary: pod,
+            secondary: related,
         };
         match self.0.try_send((regarding.clone(), event)) {
             Ok(()) => {}

@@ -336,7 +336,7 @@ impl Outside for Services<'_> {
                 reason,
                 action: event_action,
                 note,
-                pod: Some(pod),
+                related: Some(pod),
             };
             self.events.emit(&self.reference, report);
         }

@@ -2,7 +2,7 @@
 //! new.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,14 +14,17 @@ use api::{
     names,
 };
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 use kube::{
     Api, Resource as _, ResourceExt as _,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
     core::error_boundary::InvalidObject,
     runtime::controller::Action,
 };
-use planner::{Agent, AgentState, Look, Plan};
+use planner::{Agent, AgentState, Lacking, Look, Plan};
 use serde_json::json;
 
 use super::{Context, Error, Identity, act::Done, observe::Observed, troubles};
@@ -63,6 +66,8 @@ struct Told {
     /// The status as it was last written, without times.
     applied: Option<RunnerPoolStatus>,
     lost: HashSet<i64>,
+    /// What keeps queued jobs from agents.
+    lacking: BTreeSet<Lacking>,
     /// Why Pods were or are being ended, by name.
     ends: HashMap<String, String>,
     /// Why the object could not be read, as last told.
@@ -92,6 +97,9 @@ pub(crate) async fn report(
     if matches!(observed.outcome, Outcome::Pending) && !current.conditions.is_empty() {
         // The first look is on its way; what was known before says more than that.
         return Ok(None);
+    }
+    if matches!(observed.outcome, Outcome::Seen(_)) {
+        tell_unserved_jobs(pool, identity, context, plan);
     }
     let findings = Findings::gather(pool, observed, plan, done);
     let status = status(pool, &current, observed, plan, &findings);
@@ -668,7 +676,7 @@ fn tell_conditions(
             reason: &new.reason,
             action: "Reconcile",
             note,
-            pod: None,
+            related: None,
         };
         context.events.emit(&pool.object_ref(&()), report);
     }
@@ -696,9 +704,37 @@ fn tell_schedule(
         reason,
         action: "Reconcile",
         note,
-        pod: None,
+        related: None,
     };
     context.events.emit(&pool.object_ref(&()), report);
+}
+
+/// One event for each new reason why queued jobs get no agent, whatever else is wrong.
+fn tell_unserved_jobs(pool: &RunnerPool, identity: &Identity, context: &Context, plan: &Plan) {
+    let mut told = context.reports.told();
+    let told = told.entry(identity.key.clone()).or_default();
+    let lacking = |told: &Lacking| plan.unserved.iter().any(|job| job.lacking == *told);
+    told.lacking.retain(lacking);
+    for job in &plan.unserved {
+        if told.lacking.insert(job.lacking.clone()) {
+            let note = format!(
+                "Job request {} gets no agent, as {}",
+                job.request, job.lacking
+            );
+            let report = Report {
+                warning: true,
+                reason: "JobUnserved",
+                action: "Reconcile",
+                note,
+                related: Some(ObjectReference {
+                    kind: Some("JobRequest".to_owned()),
+                    name: Some(job.request.to_string()),
+                    ..ObjectReference::default()
+                }),
+            };
+            context.events.emit(&pool.object_ref(&()), report);
+        }
+    }
 }
 
 /// One event for each job that was lost with its Pod.
@@ -745,7 +781,7 @@ pub(crate) fn tell_lost_jobs(
                     reason: "JobLost",
                     action: "Reconcile",
                     note,
-                    pod: Some(manifest::pod::reference(&identity.key.namespace, agent)),
+                    related: Some(manifest::pod::reference(&identity.key.namespace, agent)),
                 },
             );
         }

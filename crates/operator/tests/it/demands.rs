@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use azure_devops_simulator::world::{AgentSpec, JobSpec, JobView, Outcome};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
 use serde_json::json;
 
-use crate::bed::{Bed, ORGANIZATION, POOL, jobs, names};
+use crate::bed::{Bed, ORGANIZATION, POOL, jobs, names, objects_when};
 
 const SHORT: Duration = Duration::from_millis(500);
 
@@ -133,7 +133,9 @@ async fn what_agents_can_do_is_learned_and_survives_the_operator() {
 async fn switched_off_machine(bed: &Bed) {
     let machine = AgentSpec {
         name: "mac-mini".to_owned(),
-        capabilities: [("xcode".to_owned(), "16".to_owned())].into(),
+        capabilities: [("xcode", "16"), ("swift", "6")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
         ..AgentSpec::default()
     };
     bed.control
@@ -187,6 +189,18 @@ async fn a_job_that_nobody_serves_gets_no_agent_and_a_reason() {
         "{message}"
     );
     assert_eq!((status.unserved_jobs, status.queued_jobs), (Some(2), 2));
+    bed.queue(demanding(1, &["swift"])).await;
+    objects_when(bed.api(), "each reason is told of", |events: &[Event]| {
+        let told = |demand: &str| {
+            let notes = events
+                .iter()
+                .filter(|event| event.reason.as_deref() == Some("JobUnserved"));
+            let mut notes = notes.filter_map(|event| event.note.as_deref());
+            notes.any(|note| note.contains(&format!("gets no agent, as no profile meets {demand}")))
+        };
+        told("xcode -equals 16") && told("swift")
+    })
+    .await;
     let before = names(&bed.pods().await);
     bed.queue(jobs(1, SHORT)).await;
     bed.jobs_when("another job is not held back", |jobs| {

@@ -499,3 +499,24 @@ fn each_profile_has_its_own_minimum_and_maximum() {
     );
     assert_eq!(plan.shortage.unwrap().wanted, 4);
 }
+
+#[test]
+fn where_the_service_judges_a_placeholder_otherwise_it_is_counted() {
+    let placeholder = placeholder_of(&profile("base", None), Some(&image(&["npm"])));
+    let id = placeholder.id;
+    let mut world = web()
+        .queued_demanding(1, "npm")
+        .queued_demanding(2, "xcode");
+    world.agent_pool.registrations = vec![placeholder];
+    let disputed = |matched: [Option<Vec<i64>>; 2]| {
+        let mut world = world.clone();
+        for (request, matched) in world.agent_pool.requests.iter_mut().zip(matched) {
+            request.matched = matched;
+        }
+        world.plan().disputed
+    };
+    assert_eq!(disputed([None, None]), 0, "it does not say");
+    assert_eq!(disputed([Some(vec![7, id]), Some(vec![7])]), 0);
+    assert_eq!(disputed([Some(vec![7]), None]), 1, "it does not match");
+    assert_eq!(disputed([Some(vec![]), Some(vec![id])]), 2, "it matches");
+}
