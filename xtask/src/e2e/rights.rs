@@ -344,32 +344,64 @@ fn granted() -> Result<Vec<Right>> {
     Ok(rights)
 }
 
-/// When the operator had its rights: a release that is removed takes them away before its Pods have ended.
-struct Given(Vec<(Timestamp, bool)>);
+/// A role or a binding of the chart, and when it was made or changed (true) and deleted (false).
+struct Grant {
+    resource: String,
+    namespace: String,
+    name: String,
+    changes: Vec<(Timestamp, bool)>,
+}
+
+impl Grant {
+    /// All of the chart.
+    fn all() -> Result<Vec<Self>> {
+        let grants = chart::release(NAMESPACE)?.into_iter().filter_map(|object| {
+            let types = object.types?;
+            let is_grant = types.api_version.starts_with("rbac.authorization.k8s.io/");
+            is_grant.then_some(Self {
+                resource: format!("{}s", types.kind.to_lowercase()),
+                namespace: object.metadata.namespace.unwrap_or_default(),
+                name: object.metadata.name?,
+                changes: Vec::new(),
+            })
+        });
+        Ok(grants.collect())
+    }
+
+    /// Whether a request has changed it. A namespace that is deleted takes all of them with it at once.
+    fn is_changed_by(&self, request: &AuditEvent) -> bool {
+        self.resource == request.resource
+            && self.namespace == request.namespace
+            && (self.name == request.name || request.verb == "deletecollection")
+            && request.is_write()
+            && request.code < 300
+    }
+
+    fn is_there(&self, time: Timestamp) -> bool {
+        let before = self.changes.iter().take_while(|(since, _)| *since < time);
+        before.last().is_some_and(|(_, there)| *there)
+    }
+}
+
+/// When the operator had its rights, all of them: a release that is removed takes them away before its Pods have ended.
+struct Given(Vec<Grant>);
 
 impl Given {
     /// From what others asked for.
-    fn from(requests: &[AuditEvent]) -> Self {
-        let binding = |request: &&AuditEvent| {
-            let own = request.namespace.is_empty() || request.namespace == NAMESPACE;
-            let binding =
-                ["clusterrolebindings", "rolebindings"].contains(&request.resource.as_str());
-            own && binding
-                && request.name.contains(RELEASE)
-                && request.is_write()
-                && request.code < 300
-        };
-        let changes = requests.iter().filter(binding);
-        let mut changes: Vec<_> = changes
-            .map(|request| (request.time, request.verb != "delete"))
-            .collect();
-        changes.sort();
-        Self(changes)
+    fn from(mut grants: Vec<Grant>, requests: &[AuditEvent]) -> Self {
+        for grant in &mut grants {
+            let changes = requests.iter().filter(|one| grant.is_changed_by(one));
+            let mut changes: Vec<_> = changes
+                .map(|one| (one.time, !one.verb.starts_with("delete")))
+                .collect();
+            changes.sort();
+            grant.changes = changes;
+        }
+        Self(grants)
     }
 
     fn at(&self, time: Timestamp) -> bool {
-        let before = self.0.iter().take_while(|(since, _)| *since < time);
-        before.last().is_some_and(|(_, given)| *given)
+        self.0.iter().all(|grant| grant.is_there(time))
     }
 }
 
@@ -380,7 +412,7 @@ pub(super) fn audit(world: &World, chapters: &[Chapter]) -> Result<String> {
         .audit_log()?
         .into_iter()
         .partition(|request| request.user == account);
-    let given = Given::from(&others);
+    let given = Given::from(Grant::all()?, &others);
     let story_at = |time: Timestamp| {
         let mut chapters = chapters.iter();
         let chapter = chapters.find(|chapter| chapter.since <= time && time <= chapter.until);
@@ -428,30 +460,67 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn rights_are_those_of_the_last_change_of_a_binding() {
-        let at = |second: i64| Timestamp::from_second(second).unwrap();
-        let event = |verb: &str, name: &str, second: i64| AuditEvent {
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn event(verb: &str, resource: &str, name: &str, second: i64) -> AuditEvent {
+        let namespaced = ["roles", "rolebindings"].contains(&resource);
+        AuditEvent {
             verb: verb.to_owned(),
             group: "rbac.authorization.k8s.io".to_owned(),
-            resource: "clusterrolebindings".to_owned(),
+            resource: resource.to_owned(),
             subresource: String::new(),
-            namespace: String::new(),
+            namespace: if namespaced { NAMESPACE } else { "" }.to_owned(),
             name: name.to_owned(),
             user: "somebody".to_owned(),
             user_agent: String::new(),
             stage: "ResponseComplete".to_owned(),
             code: 200,
             time: at(second),
-        };
-        let name = format!("{NAMESPACE}:{RELEASE}");
-        let given = Given::from(&[
-            event("delete", &name, 20),
-            event("create", &name, 10),
-            event("delete", "others", 15),
-            event("patch", &name, 30),
-        ]);
-        let seen = [5, 11, 16, 21, 31].map(|second| given.at(at(second)));
-        assert_eq!(seen, [false, true, true, false, true]);
+        }
+    }
+
+    /// The same for all that the chart has.
+    fn events(verb: &str, second: i64) -> Vec<AuditEvent> {
+        let grants = Grant::all().unwrap();
+        let events = grants
+            .iter()
+            .map(|one| event(verb, &one.resource, &one.name, second));
+        events.collect()
+    }
+
+    #[test]
+    fn rights_are_given_while_all_roles_and_bindings_are_there() {
+        let lease = format!("{RELEASE}-lease");
+        let requests = [
+            events("patch", 30),
+            events("create", 10),
+            vec![
+                event("delete", "rolebindings", &lease, 20),
+                event("delete", "rolebindings", "others", 35),
+                event("deletecollection", "rolebindings", "", 40),
+            ],
+        ];
+        let given = Given::from(Grant::all().unwrap(), &requests.concat());
+        let seen = [5, 11, 16, 21, 31, 36, 41].map(|second| given.at(at(second)));
+        assert_eq!(seen, [false, true, true, false, true, true, false]);
+    }
+
+    #[test]
+    fn a_binding_that_only_looks_like_one_of_ours_gives_and_takes_nothing() {
+        let look_alike =
+            |verb: &str, second| vec![event(verb, "clusterrolebindings", RELEASE, second)];
+        // As in the story "moving over".
+        let requests = [
+            events("create", 10),
+            events("delete", 20),
+            look_alike("create", 25),
+            events("create", 30),
+            look_alike("delete", 35),
+        ];
+        let given = Given::from(Grant::all().unwrap(), &requests.concat());
+        let seen = [11, 21, 26, 31, 36].map(|second| given.at(at(second)));
+        assert_eq!(seen, [true, false, false, true, true]);
     }
 }
