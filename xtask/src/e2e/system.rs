@@ -1,13 +1,12 @@
 //! Whether this machine can run it, and what has to be installed first.
 
-use std::{env, process::Command};
+use std::process::Command;
 
-use anyhow::Result;
 use control_plane::node::requirements::{self, NODE, Requirement};
 
-use crate::{image, output, repository};
+use crate::{image, repository};
 
-/// Besides what a node needs: to isolate it, and for the images.
+/// Besides what a node needs: to isolate it, and for the images. `.ci/run` installs the packages of all of them.
 const MORE: [Requirement; 4] = [
     Requirement::new("setpriv", "util-linux"),
     Requirement::new("debootstrap", "debootstrap"),
@@ -18,44 +17,10 @@ const MORE: [Requirement; 4] = [
 /// An engine to build images with, if there is none.
 const ENGINE: Requirement = Requirement::new("buildah", "buildah");
 
-/// Whether it can run here; if not, why. Where `CI` is set, what is missing is installed.
-pub(super) fn prepare() -> Result<(), String> {
-    let in_ci = env::var_os("CI").is_some();
-    match obstacle() {
-        Some(Obstacle::Missing(packages)) if in_ci => {
-            output::line(format_args!("Installing {}", packages.join(", ")));
-            install(&packages).map_err(|error| one_line(&error))?;
-        }
-        Some(obstacle) => return Err(obstacle.describe()),
-        None => {}
-    }
-    obstacle().map_or(Ok(()), |obstacle| Err(obstacle.describe()))
-}
-
-enum Obstacle {
-    NotRoot,
-    Missing(Vec<&'static str>),
-    Forbidden(String),
-}
-
-impl Obstacle {
-    fn describe(&self) -> String {
-        match self {
-            Self::NotRoot => "a node with containers needs root".to_owned(),
-            Self::Missing(packages) => format!(
-                "programs are missing: apt-get install --no-install-recommends {}",
-                packages.join(" ")
-            ),
-            Self::Forbidden(why) => {
-                format!("this machine does not allow namespaces and mounts: {why}")
-            }
-        }
-    }
-}
-
-fn obstacle() -> Option<Obstacle> {
+/// Why it cannot run here, if it cannot.
+pub(super) fn obstacle() -> Option<String> {
     if !is_root() {
-        return Some(Obstacle::NotRoot);
+        return Some("a node with containers needs root".to_owned());
     }
     let mut missing = requirements::missing(NODE.iter().chain(&MORE));
     if !image::has_engine() {
@@ -63,11 +28,16 @@ fn obstacle() -> Option<Obstacle> {
     }
     missing.sort_unstable();
     missing.dedup();
-    if missing.is_empty() {
-        forbidden().map(Obstacle::Forbidden)
-    } else {
-        Some(Obstacle::Missing(missing))
+    if !missing.is_empty() {
+        return Some(format!(
+            "programs are missing: apt-get install --no-install-recommends {}",
+            missing.join(" ")
+        ));
     }
+    let refused = forbidden()?;
+    Some(format!(
+        "this machine does not allow namespaces and mounts: {refused}"
+    ))
 }
 
 /// What the kernel refuses of that which a node is made from, as in a container without privileges.
@@ -89,20 +59,27 @@ fn is_root() -> bool {
     id.is_ok_and(|id| id.trim() == "0")
 }
 
-fn install(packages: &[&str]) -> Result<()> {
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command
-            .args(arguments)
-            .args(["--yes", "--quiet"])
-            .env("DEBIAN_FRONTEND", "noninteractive");
-        repository::output(command).map(drop)
-    };
-    apt(&["update"])?;
-    apt(&[&["install", "--no-install-recommends"], packages].concat())
-}
-
 /// An error as the reason of a stage that is skipped.
 fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}").replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::{collections::BTreeSet, fs};
+
+    use super::*;
+
+    #[test]
+    fn continuous_integration_installs_just_what_may_be_missing() {
+        let script = fs::read_to_string(repository::root().join(".ci/run")).unwrap();
+        let (_, list) = script.split_once("local packages=(\n").unwrap();
+        let (list, _) = list.split_once(')').unwrap();
+        let installed: BTreeSet<&str> = list.split_whitespace().collect();
+        let required = NODE.iter().chain(&MORE).chain([&ENGINE]);
+        let required: BTreeSet<&str> = required.map(|one| one.package).collect();
+        assert_eq!(installed, required);
+    }
 }
