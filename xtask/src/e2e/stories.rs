@@ -62,6 +62,9 @@ pub(super) async fn tell(world: &World, wanted: &str) -> Result<Told> {
         .await;
     book.story("new schema", releases::schema(world)).await;
     book.story("without Helm", releases::plain(world)).await;
+    // Once more, as that story was not the last.
+    book.always("secret token, in the end", async { jobs::logs(world) })
+        .await;
     if wanted.is_empty() {
         let chapters = std::mem::take(&mut book.chapters);
         book.always("rights", async { rights::audit(world, &chapters) })
