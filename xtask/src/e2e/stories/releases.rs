@@ -137,7 +137,7 @@ fn is_documented(object: &str) -> bool {
 
 /// `helm upgrade` brings the new schema.
 pub(super) async fn schema(world: &World) -> Result<String> {
-    world.kubectl(&["delete", "crd", CRD]).await?;
+    world.documented("kubectl delete crd ", &[], "").await?;
     let former = former_chart()?;
     let chart = ("./charts/azdo-runner-operator", former.to_string_lossy());
     let changes = [&OWN_IMAGE[..], &[(chart.0, &chart.1)]].concat();
@@ -151,8 +151,29 @@ pub(super) async fn schema(world: &World) -> Result<String> {
         knows_new_field(world).await?,
         "the schema is the former one"
     );
+    outlive(world).await?;
+    Ok(format!(
+        "{NEW_FIELD} came with it; a RunnerPool that outlived the release could be deleted"
+    ))
+}
+
+/// Ends the release while there is a RunnerPool. As the README says, it stays until its finalizer is taken off.
+async fn outlive(world: &World) -> Result<()> {
+    let team = world.team("outlive").await?;
+    team.runner_pool("my-runners", json!({})).await?;
     world.documented(UNINSTALL, &[], "--wait").await?;
-    Ok(format!("{NEW_FIELD} came with it"))
+    team.documented("kubectl delete runnerpool ", &[], "--wait=false")
+        .await?;
+    let pool = ["runnerpool", "my-runners", "--namespace", team.name];
+    let left = world.get(&pool).await?;
+    ensure!(
+        !left["metadata"]["deletionTimestamp"].is_null(),
+        "nobody has deleted it: {left}"
+    );
+    team.documented("kubectl patch runnerpool ", &[], "")
+        .await?;
+    let arguments = [&["wait", "--for=delete", "--timeout=1m"], &pool[..]].concat();
+    world.kubectl(&arguments).await.map(drop)
 }
 
 /// The manifests for those without Helm.
@@ -183,8 +204,13 @@ pub(super) async fn plain(world: &World) -> Result<String> {
     team.runner_pool("runners", json!({})).await?;
     team.queue(1, Duration::from_secs(1))?;
     team.until_finished().await?;
-    team.delete("runners").await?;
-    world.kubectl(&["delete", "--kustomize", &folder]).await?;
+    world.look_for_tokens().await?;
+    world
+        .documented("kubectl delete runnerpools ", &[], "")
+        .await?;
+    world
+        .documented("kubectl delete --kustomize ", &[("deploy", &folder)], "")
+        .await?;
     Ok("a job was run".to_owned())
 }
 
