@@ -12,12 +12,33 @@ use anyhow::{Context as _, Result, bail};
 use crate::repository;
 
 /// Where the commands are.
-const GUIDES: [&str; 2] = ["README.md", "docs/migrate-from-original.md"];
+const GUIDES: [&str; 3] = [
+    "README.md",
+    "docs/migrate-from-original.md",
+    "docs/agent-image.md",
+];
+
+/// What the commands are of.
+const PROGRAMS: [&str; 2] = ["kubectl ", "helm "];
 
 /// Commands that no story runs, and why.
-const NOT_RUN: [(&str, &str); 1] = [("kubectl get runnerpools --watch", "it does not end")];
+const NOT_RUN: [(&str, &str); 6] = [
+    ("kubectl get runnerpools --watch", "it does not end"),
+    (
+        "kubectl delete pod POD --force",
+        "it is for a node that is gone, and there is only one",
+    ),
+    (
+        "target/release/azdo-runner-operator crd | kubectl apply --server-side -f -",
+        "the program is in an image here, and what it prints is deploy/crd.yaml",
+    ),
+    ("kubectl exec", NAME),
+    ("kubectl patch", NAME),
+    ("helm uninstall", NAME),
+];
+const NAME: &str = "it is the name of a command, for readers";
 
-/// All commands of `kubectl` and `helm` in the shell blocks of the guides.
+/// All commands of `kubectl` and `helm` in the guides.
 #[derive(Debug)]
 pub(super) struct Guides {
     commands: BTreeSet<String>,
@@ -67,31 +88,43 @@ impl Guides {
     }
 }
 
-/// The commands in the shell blocks of a text in Markdown. A backslash at the end of a line continues it.
+/// The commands in a text in Markdown: lines of shell blocks that have them in it, and code between backticks that begins
+/// so. A backslash at the end of a line continues it.
 fn commands_in(text: &str) -> Vec<String> {
     let mut commands = Vec::new();
-    let (mut in_block, mut begun) = (false, String::new());
+    let (mut block, mut begun, mut prose) = (None, String::new(), String::new());
     for line in text.lines().map(str::trim) {
-        if line.starts_with("```") {
-            in_block = line == "```sh";
+        if let Some(language) = line.strip_prefix("```") {
+            block = block.is_none().then_some(language);
             continue;
         }
-        if !in_block {
-            continue;
-        }
-        if let Some(part) = line.strip_suffix('\\') {
-            begun.push_str(part);
-            continue;
-        }
-        let command = std::mem::take(&mut begun) + line;
-        if ["kubectl ", "helm "]
-            .iter()
-            .any(|program| command.starts_with(program))
-        {
-            commands.push(command);
+        match block {
+            None => {
+                prose.push_str(line);
+                prose.push(if line.is_empty() { '\n' } else { ' ' });
+            }
+            Some("sh") => {
+                if let Some(part) = line.strip_suffix('\\') {
+                    begun.push_str(part);
+                    continue;
+                }
+                let command = std::mem::take(&mut begun) + line;
+                let mut parts = command.split(['|', ';', '&', '(']).map(str::trim_start);
+                if !command.starts_with('#') && parts.any(is_command) {
+                    commands.push(command);
+                }
+            }
+            Some(_) => {}
         }
     }
+    let paragraphs = prose.lines();
+    let code = paragraphs.flat_map(|paragraph| paragraph.split('`').skip(1).step_by(2));
+    commands.extend(code.filter(|code| is_command(code)).map(str::to_owned));
     commands
+}
+
+fn is_command(text: &str) -> bool {
+    PROGRAMS.iter().any(|program| text.starts_with(program))
 }
 
 #[cfg(test)]
@@ -101,12 +134,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_taken_from_shell_blocks_alone_and_put_together() {
-        let text = "`helm list`\n\n1. Like this:\n\n   ```sh\n   # why\n   helm install a \\\n     --set b=c\n   cargo x\n   \
-            kubectl get d\n   ```\n\n```yaml\nkubectl e\n```\n";
+    fn commands_are_taken_from_shell_blocks_and_prose_and_put_together() {
+        let text = "`helm list`, and `kubectl get\na`, `kubectl`; an odd `\n\n`cargo kubectl x`\n\n\
+            1. Like this:\n\n   ```sh\n   # kubectl why\n   helm install a \\\n     --set b=c\n   cargo x\n   \
+            a crd | kubectl apply -f -\n   kubectl get d\n   ```\n\n```yaml\nkubectl e `kubectl f`\n```\n\n`helm g`\n";
         assert_eq!(
             commands_in(text),
-            ["helm install a --set b=c", "kubectl get d"]
+            [
+                "helm install a --set b=c",
+                "a crd | kubectl apply -f -",
+                "kubectl get d",
+                "helm list",
+                "kubectl get a",
+                "helm g",
+            ]
         );
     }
 
@@ -124,7 +165,7 @@ mod tests {
         let guides = Guides::read().unwrap();
         guides.command("helm install ").unwrap();
         guides.command("kubectl ").unwrap_err();
-        guides.command("kubectl explain ").unwrap_err();
+        guides.command("kubectl no-such-command ").unwrap_err();
         let (run, left) = guides.run();
         assert_eq!(run, 1);
         assert!(!left.is_empty() && left.iter().all(|one| !one.starts_with("helm install ")));

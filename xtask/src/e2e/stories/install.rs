@@ -49,10 +49,6 @@ pub(super) async fn quick_start(world: &World, begin: Instant) -> Result<String>
     team.queue(1, Duration::from_secs(1))?;
     team.until_finished().await?;
     let first = output::duration(begin.elapsed());
-    let table = world
-        .kubectl(&["get", "runnerpools", "--namespace", team.name])
-        .await?;
-    ensure!(table.contains("Connected"), "{table}");
     look_around(&team).await?;
     world.look_for_tokens().await?;
     team.documented("kubectl delete runnerpool ", &[], "--timeout=3m")
@@ -72,20 +68,28 @@ async fn look_around(team: &Team<'_>) -> Result<()> {
             Ok(listens.then_some(()))
         })
         .await?;
-    for (command, told) in [
+    let own = [("POD", "my-runners-agent-0")];
+    let commands: [(&str, &[(&str, &str)], &str); 9] = [
+        ("kubectl get runnerpools", &[], "Connected"),
         (
             "kubectl get pods --selector runner-pool=",
+            &[],
             "my-runners-agent-0",
         ),
-        ("kubectl get pvc --selector runner-pool=", ""),
-        ("kubectl get events ", "AgentCreated"),
-        ("kubectl describe runnerpool ", "AsExpected"),
+        ("kubectl get events ", &[], "AgentCreated"),
+        ("kubectl describe runnerpool ", &[], "AsExpected"),
         (
             "kubectl describe pods --selector runner-pool=",
+            &[],
             "my-runners-agent-0",
         ),
-    ] {
-        let text = team.documented(command, &[], "").await?;
+        ("kubectl describe pod ", &own, "my-runners-agent-0"),
+        ("kubectl logs POD", &own, "Listening for Jobs"),
+        ("kubectl explain ", &[], "azDoUrl"),
+        ("kubectl get lease ", &[], RELEASE),
+    ];
+    for (command, replaced, told) in commands {
+        let text = team.documented(command, replaced, "").await?;
         ensure!(
             text.contains(told),
             "{command} does not tell {told}: {text}"

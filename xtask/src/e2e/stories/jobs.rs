@@ -124,6 +124,10 @@ pub(super) async fn storage(world: &World) -> Result<String> {
         owner.uid(),
         owner.gid()
     );
+    let own = [("my-runners", "runners")];
+    let claims = "kubectl get pvc --selector runner-pool=";
+    let claims = team.documented(claims, &own, "").await?;
+    ensure!(claims.contains("runners-agent-0-workspace"), "{claims}");
     team.delete("runners").await?;
     until_only_kept_claim(&team).await?;
     Ok("the second agent found what the first had left, and a fresh cache".to_owned())
