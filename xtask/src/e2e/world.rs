@@ -365,6 +365,21 @@ impl Team<'_> {
         self.world.documented(begin, &replaced, more).await
     }
 
+    /// As [`Team::documented`]; the answer has this in it.
+    pub(super) async fn ask(
+        &self,
+        begin: &str,
+        replaced: &[(&str, &str)],
+        answer: &str,
+    ) -> Result<()> {
+        let text = self.documented(begin, replaced, "").await?;
+        ensure!(
+            text.contains(answer),
+            "{begin} does not tell {answer}: {text}"
+        );
+        Ok(())
+    }
+
     /// Applies a RunnerPool with all that is required, and these fields, and waits until jobs can be queued.
     pub(super) async fn runner_pool(&self, name: &str, more: Value) -> Result<()> {
         self.apply(name, more).await?;

@@ -68,32 +68,23 @@ async fn look_around(team: &Team<'_>) -> Result<()> {
             Ok(listens.then_some(()))
         })
         .await?;
-    let own = [("POD", "my-runners-agent-0")];
-    let commands: [(&str, &[(&str, &str)], &str); 9] = [
+    let pod = "my-runners-agent-0";
+    let own = [("POD", pod)];
+    let length = team.token.len().to_string();
+    let questions: [(&str, &[(&str, &str)], &str); 10] = [
         ("kubectl get runnerpools", &[], "Connected"),
-        (
-            "kubectl get pods --selector runner-pool=",
-            &[],
-            "my-runners-agent-0",
-        ),
+        ("kubectl get pods --selector runner-pool=", &[], pod),
         ("kubectl get events ", &[], "AgentCreated"),
         ("kubectl describe runnerpool ", &[], "AsExpected"),
-        (
-            "kubectl describe pods --selector runner-pool=",
-            &[],
-            "my-runners-agent-0",
-        ),
-        ("kubectl describe pod ", &own, "my-runners-agent-0"),
+        ("kubectl describe pods --selector runner-pool=", &[], pod),
+        ("kubectl describe pod ", &own, pod),
         ("kubectl logs POD", &own, "Listening for Jobs"),
+        ("kubectl get secret pat-token ", &[], &length),
         ("kubectl explain ", &[], "azDoUrl"),
         ("kubectl get lease ", &[], RELEASE),
     ];
-    for (command, replaced, told) in commands {
-        let text = team.documented(command, replaced, "").await?;
-        ensure!(
-            text.contains(told),
-            "{command} does not tell {told}: {text}"
-        );
+    for (command, replaced, answer) in questions {
+        team.ask(command, replaced, answer).await?;
     }
     let operators = "kubectl logs --namespace azdo-operator --selector app.kubernetes.io/name=azdo-runner-operator --prefix --tail=-1";
     let log = team.world.documented(operators, &[], "").await?;

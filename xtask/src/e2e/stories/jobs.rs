@@ -124,13 +124,21 @@ pub(super) async fn storage(world: &World) -> Result<String> {
         owner.uid(),
         owner.gid()
     );
-    let own = [("my-runners", "runners")];
-    let claims = "kubectl get pvc --selector runner-pool=";
-    let claims = team.documented(claims, &own, "").await?;
-    ensure!(claims.contains("runners-agent-0-workspace"), "{claims}");
+    look_around(&team).await?;
     team.delete("runners").await?;
     until_only_kept_claim(&team).await?;
     Ok("the second agent found what the first had left, and a fresh cache".to_owned())
+}
+
+/// The README's questions about claims.
+async fn look_around(team: &Team<'_>) -> Result<()> {
+    let own = [("my-runners", "runners")];
+    let claims = "kubectl get pvc --selector runner-pool=";
+    team.ask(claims, &own, "runners-agent-0-workspace").await?;
+    team.ask("kubectl describe pvc ", &own, "Bound").await?;
+    team.ask("kubectl get storageclass,", &[], "(default)")
+        .await?;
+    team.ask("kubectl auth can-i create ", &[], "yes").await
 }
 
 async fn until_only_kept_claim(team: &Team<'_>) -> Result<()> {
@@ -203,6 +211,10 @@ pub(super) async fn trust(world: &World) -> Result<String> {
         "",
     )
     .await?;
+    for told in ["authority", "notAfter="] {
+        team.ask("kubectl get secret my-ca-cert ", &[], told)
+            .await?;
+    }
     let secrets = json!([{ "secretName": "my-ca-cert" }, { "secretName": "proxy-cert" }]);
     team.runner_pool("runners", json!({ "certTrustStore": secrets }))
         .await?;
@@ -213,17 +225,14 @@ pub(super) async fn trust(world: &World) -> Result<String> {
     team.runner_pool("strangers", json!({ "minAgents": 1 }))
         .await?;
     let refusal = "is not trusted: mount that of its authority";
+    let own = [("POD", "strangers-agent-0")];
     world
         .until(
             "an agent says that it does not trust the certificate",
             async || {
-                let logs = world.canaries.logs()?;
-                let mut of_strangers = logs
-                    .iter()
-                    .filter(|(path, _)| path.to_string_lossy().contains("trust_strangers-agent"));
-                Ok(of_strangers
-                    .any(|(_, log)| log.contains(refusal))
-                    .then_some(()))
+                // Those of a container that has not started cannot be read.
+                let log = team.documented("kubectl logs POD", &own, "").await;
+                Ok(log.is_ok_and(|log| log.contains(refusal)).then_some(()))
             },
         )
         .await?;

@@ -91,7 +91,7 @@ async fn look_around(team: &Team<'_>) -> Result<()> {
     let endpoints = ask("kubectl get endpointslices ").await?;
     ensure!(endpoints.contains("9443"), "{endpoints}");
     let trusted = ask("kubectl get validatingwebhookconfiguration ").await?;
-    let made = ask("kubectl get secret ").await?;
+    let made = ask("kubectl get secret --namespace ").await?;
     ensure!(
         !made.is_empty() && trusted == made,
         "the API server trusts {trusted:?}, and the Secret has {made:?}"
