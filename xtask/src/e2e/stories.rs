@@ -35,13 +35,11 @@ pub(super) async fn tell(world: &World, wanted: &str) -> Result<Told> {
         chapters: Vec::new(),
     };
     let before = releases::inventory(world).await?;
-    let begin = Instant::now();
     book.always("install", install::install(world)).await;
     if !book.told.failed.is_empty() {
         return Ok(book.told); // all others need it
     }
-    book.story("quick start", install::quick_start(world, begin))
-        .await;
+    book.story("quick start", install::quick_start(world)).await;
     book.story("refused RunnerPool", refusal::refusal(world))
         .await;
     book.story("from 0 to 5 to 0", jobs::scale(world)).await;

@@ -140,8 +140,7 @@ impl World {
         Ok(self.run(helm, &shown, "").await?.text)
     }
 
-    /// Runs the command of the guides that begins so, in a shell at the root of the repository. Users replace words of it by
-    /// their own, and some write more.
+    /// Runs the command of the guides that begins so. Users replace words of it by their own, and some write more.
     pub(super) async fn documented(
         &self,
         begin: &str,
@@ -149,19 +148,29 @@ impl World {
         more: &str,
     ) -> Result<String> {
         let documented = self.guides.command(begin)?;
-        let mut line = documented.clone();
+        self.shell(&documented, replaced, more).await
+    }
+
+    /// The same with any command, in a shell at the root of the repository.
+    pub(super) async fn shell(
+        &self,
+        command: &str,
+        replaced: &[(&str, &str)],
+        more: &str,
+    ) -> Result<String> {
+        let mut line = command.to_owned();
         for (word, own) in replaced {
-            ensure!(line.contains(word), "there is no {word:?} in {documented}");
+            ensure!(line.contains(word), "there is no {word:?} in {command}");
             line = line.replace(word, own);
         }
         let mut shell = Command::new("sh");
         shell
             .args(["-c", &format!("{line} {more}")])
             .current_dir(repository::root());
-        Ok(self.run(shell, &documented, "").await?.text)
+        Ok(self.run(shell, command, "").await?.text)
     }
 
-    /// Installs the chart, with the image that was built.
+    /// Installs the chart, with the image that was built; what Helm tells.
     pub(super) async fn install(&self) -> Result<String> {
         self.documented("helm install ", &OWN_IMAGE, "").await
     }
@@ -224,6 +233,20 @@ impl World {
         name: &'static str,
         simulator: &'a Simulator,
     ) -> Result<Team<'a>> {
+        let team = self.organization(name, simulator)?;
+        self.kubectl(&["create", "namespace", name]).await?;
+        let own = [("YOUR_PAT_TOKEN", team.token.as_str())];
+        team.documented("kubectl create secret generic pat-token ", &own, "")
+            .await?;
+        Ok(team)
+    }
+
+    /// An organization with an agent pool of its own, and a token that is not in the cluster yet.
+    pub(super) fn organization<'a>(
+        &'a self,
+        name: &'static str,
+        simulator: &'a Simulator,
+    ) -> Result<Team<'a>> {
         let token = self.canaries.make(name);
         simulator.with_world(|world| -> Result<()> {
             world.create_organization(name)?;
@@ -235,17 +258,12 @@ impl World {
             world.create_pat(name, spec)?;
             Ok(())
         })?;
-        self.kubectl(&["create", "namespace", name]).await?;
-        let team = Team {
+        Ok(Team {
             world: self,
             name,
             token,
             simulator,
-        };
-        let own = [("YOUR_PAT_TOKEN", team.token.as_str())];
-        team.documented("kubectl create secret generic pat-token ", &own, "")
-            .await?;
-        Ok(team)
+        })
     }
 
     /// Fails if there is a token in an object that is no Secret.

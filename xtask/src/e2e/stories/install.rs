@@ -1,11 +1,11 @@
 //! From nothing to a finished job, with the commands of the README.
 
 use std::{
-    fs,
+    env, fs,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
@@ -16,45 +16,83 @@ use crate::{
     output, repository,
 };
 
-/// Installs the operator where the Pod Security Standard `restricted` is enforced.
+/// Installs the operator where the Pod Security Standard `restricted` is enforced, and goes on as Helm tells.
 pub(super) async fn install(world: &World) -> Result<String> {
     world.kubectl(&["create", "namespace", NAMESPACE]).await?;
     let restricted = "pod-security.kubernetes.io/enforce=restricted";
     world
         .kubectl(&["label", "namespace", NAMESPACE, restricted])
         .await?;
-    world.install().await?;
+    let begin = Instant::now();
+    let told = world.install().await?;
     let deployment = world
         .get(&["deployment", RELEASE, "--namespace", NAMESPACE])
         .await?;
     let ready = &deployment["status"]["readyReplicas"];
     ensure!(*ready == 2, "{ready} replicas are ready instead of 2");
-    Ok("2 replicas are ready, under Pod Security restricted".to_owned())
+    let team = next_steps(world, &told).await?;
+    let first = output::duration(begin.elapsed());
+    team.until_none().await?;
+    team.delete("basic-runners").await?;
+    Ok(format!(
+        "2 replicas are ready, under Pod Security restricted; {first} from helm install to a first finished job"
+    ))
+}
+
+/// The three commands that Helm tells, to a first finished job.
+async fn next_steps<'a>(world: &'a World, told: &str) -> Result<Team<'a>> {
+    let commands = told.lines().map(str::trim);
+    let commands: Vec<&str> = commands
+        .filter(|line| line.starts_with("kubectl "))
+        .collect();
+    let [ready, secret, pool] = commands[..] else {
+        bail!("Helm does not tell three commands: {told}");
+    };
+    let team = world.organization("default", &world.simulator)?;
+    world.shell(ready, &[], "").await?;
+    world
+        .shell(secret, &[("YOUR_PAT_TOKEN", &team.token)], "")
+        .await?;
+    let example = "examples/basic.yaml";
+    let manifest = fs::read_to_string(repository::root().join(example))?;
+    let own = own_manifest(&team, &manifest)?;
+    world.shell(pool, &[(example, &own)], "").await?;
+    team.until_ready("basic-runners").await?;
+    team.queue(1, Duration::from_secs(1))?;
+    team.until_finished().await?;
+    Ok(team)
 }
 
 /// The README's first RunnerPool.
-pub(super) async fn quick_start(world: &World, begin: Instant) -> Result<String> {
+pub(super) async fn quick_start(world: &World) -> Result<String> {
     let team = world.team("my-org").await?;
-    let mut pool = first_runner_pool()?;
-    // What users change in it.
-    pool["metadata"]["namespace"] = team.name.into();
-    pool["spec"]["azDoUrl"] = format!("{}{}", world.simulator.url(), team.name).into();
-    pool["spec"]["image"] = images::AGENT.into();
-    ensure!(
-        pool["spec"]["pool"] == POOL,
-        "the README has another agent pool"
-    );
-    world.apply(&pool).await?;
+    let own = own_manifest(&team, &first_runner_pool()?)?;
+    team.documented(
+        "kubectl apply --filename ",
+        &[("my-runners.yaml", &own)],
+        "",
+    )
+    .await?;
     team.until_ready("my-runners").await?;
     team.queue(1, Duration::from_secs(1))?;
     team.until_finished().await?;
-    let first = output::duration(begin.elapsed());
     look_around(&team).await?;
     world.look_for_tokens().await?;
     team.documented("kubectl delete runnerpool ", &[], "--timeout=3m")
         .await?;
     team.until_none().await?;
-    Ok(format!("{first} from helm install to a first finished job"))
+    Ok("the README's RunnerPool ran a job, and what to look at told of it".to_owned())
+}
+
+/// A manifest with what users change in it; the name of its file.
+fn own_manifest(team: &Team<'_>, manifest: &str) -> Result<String> {
+    let mut pool: Value = serde_saphyr::from_str(manifest).context("the RunnerPool is no YAML")?;
+    pool["spec"]["azDoUrl"] = format!("{}{}", team.simulator.url(), team.name).into();
+    pool["spec"]["pool"] = POOL.into();
+    pool["spec"]["image"] = images::AGENT.into();
+    let file = env::temp_dir().join(format!("azdo-e2e-{}.yaml", team.name));
+    fs::write(&file, pool.to_string()).context("cannot write a manifest")?;
+    Ok(file.to_string_lossy().into_owned())
 }
 
 /// With the commands that the README has for those who look for trouble.
@@ -69,23 +107,24 @@ async fn look_around(team: &Team<'_>) -> Result<()> {
         })
         .await?;
     let pod = "my-runners-agent-0";
-    let own = [("POD", pod)];
     let length = team.token.len().to_string();
-    let questions: [(&str, &[(&str, &str)], &str); 10] = [
-        ("kubectl get runnerpools", &[], "Connected"),
-        ("kubectl get pods --selector runner-pool=", &[], pod),
-        ("kubectl get events ", &[], "AgentCreated"),
-        ("kubectl describe runnerpool ", &[], "AsExpected"),
-        ("kubectl describe pods --selector runner-pool=", &[], pod),
-        ("kubectl describe pod ", &own, pod),
-        ("kubectl logs POD", &own, "Listening for Jobs"),
-        ("kubectl get secret pat-token ", &[], &length),
-        ("kubectl explain ", &[], "azDoUrl"),
-        ("kubectl get lease ", &[], RELEASE),
+    let questions = [
+        ("kubectl get runnerpools", "Connected"),
+        ("kubectl get pods --selector runner-pool=", pod),
+        ("kubectl get events ", "AgentCreated"),
+        ("kubectl describe runnerpool ", "AsExpected"),
+        ("kubectl describe pods --selector runner-pool=", pod),
+        ("kubectl get secret pat-token ", &length),
+        ("kubectl explain ", "azDoUrl"),
+        ("kubectl get lease ", RELEASE),
     ];
-    for (command, replaced, answer) in questions {
-        team.ask(command, replaced, answer).await?;
+    for (command, answer) in questions {
+        team.ask(command, &[], answer).await?;
     }
+    let own = [("POD", pod)];
+    team.ask("kubectl describe pod ", &own, pod).await?;
+    team.ask("kubectl logs POD", &own, "Listening for Jobs")
+        .await?;
     let operators = "kubectl logs --namespace azdo-operator --selector app.kubernetes.io/name=azdo-runner-operator --prefix --tail=-1";
     let log = team.world.documented(operators, &[], "").await?;
     ensure!(log.contains("Created Pod"), "the operator's log: {log}");
@@ -124,14 +163,14 @@ pub(super) async fn forced_deletion(world: &World) -> Result<String> {
 }
 
 /// The manifest in the README.
-fn first_runner_pool() -> Result<Value> {
+fn first_runner_pool() -> Result<String> {
     let file = repository::root().join("README.md");
     let readme = fs::read_to_string(&file).context("cannot read the README")?;
     let begin = readme
         .find("apiVersion: devops.opentools.mf/v1\nkind: RunnerPool")
         .context("there is no RunnerPool in the README")?;
     let manifest = readme[begin..].split("```").next().unwrap_or_default();
-    serde_saphyr::from_str(manifest).context("the RunnerPool in the README is no YAML")
+    Ok(manifest.to_owned())
 }
 
 #[cfg(test)]
@@ -142,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_readme_has_a_runner_pool() {
-        let pool = first_runner_pool().unwrap();
+        let pool: Value = serde_saphyr::from_str(&first_runner_pool().unwrap()).unwrap();
         assert_eq!(pool["metadata"]["name"], "my-runners");
         assert_eq!(pool["spec"]["pool"], POOL);
     }
