@@ -1,5 +1,6 @@
-//! Carries out what the schedule says, and brings back what is to come back. What a strike kills is noted before it can
-//! have happened: that is the evidence which tells an outside loss from one by the operator.
+//! Carries out what the schedule says, and brings back what is to come back. What a strike is to kill is noted before it
+//! can have happened. Together with the API server's audit log, which tells whether it did, that is the evidence which
+//! tells an outside loss from one by the operator.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
-    api::{DeleteParams, EvictParams, Patch, PatchParams},
+    api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions},
 };
 use tokio::time;
 
@@ -39,7 +40,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// A strike that cannot be carried out for so long is left out: there may be no victim, or no API server.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
-/// What a strike did to a Pod.
+/// What a strike was to do to a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hit {
     /// Uid of the Pod.
@@ -275,19 +276,27 @@ impl Strikes {
             kind,
         });
         let pods: Api<Pod> = Api::namespaced(world.stranger.clone(), &pod.namespace);
+        // Another Pod may have the name by now.
+        let deletion = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(pod.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
         let taken = match kind {
-            Kind::PodEvicted => pods
-                .evict(&pod.name, &EvictParams::default())
-                .await
-                .map(drop),
+            Kind::PodEvicted => {
+                let eviction = EvictParams {
+                    delete_options: Some(deletion),
+                    ..EvictParams::default()
+                };
+                pods.evict(&pod.name, &eviction).await.map(drop)
+            }
             Kind::PodDeletedByForce => pods
-                .delete(&pod.name, &DeleteParams::default().grace_period(0))
+                .delete(&pod.name, &deletion.grace_period(0))
                 .await
                 .map(drop),
-            _ => pods
-                .delete(&pod.name, &DeleteParams::default())
-                .await
-                .map(drop),
+            _ => pods.delete(&pod.name, &deletion).await.map(drop),
         };
         // The note stays also if it failed: the request may have taken effect without an answer.
         Ok(taken.is_ok())

@@ -3,7 +3,7 @@
 //!
 //! A job that ended with its agent is the operator's doing if the operator deleted its Pod before the job ended. It is an
 //! outside loss if a strike killed the Pod before that, with the job on it. What is neither has no explanation, and counts
-//! against the operator as well.
+//! against the operator as well. A strike counts only where the audit log shows that it was carried out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,8 @@ use super::{schedule::Kind, strikes::Hit, world::SESSION};
 use crate::pods::PodLife;
 
 /// A Pod that a stranger deletes in order runs its job to the end. One that takes a job in the very moment in which it is
-/// told to stop loses it: between the last look of the pre-stop hook and the end of the agent.
+/// told to stop loses it: between the last look of the pre-stop hook and the end of the agent. Such a job has hardly begun,
+/// if at all.
 const LAST_MOMENT: SignedDuration = SignedDuration::from_secs(2);
 
 /// How a job ended, or whose doing its end was.
@@ -90,18 +91,20 @@ impl Evidence<'_> {
             return (End::Unexplained, "it never had an agent".to_owned());
         };
         let pods = self.pods(agent_pool, job, assigned);
-        let hit = self
-            .hits
-            .iter()
-            .filter(|hit| pods.iter().any(|pod| hit.pod == pod.uid) && hit.time <= finished)
-            .filter(|hit| is_fatal(hit.kind) || hit.time - LAST_MOMENT <= assigned)
-            .min_by_key(|hit| hit.time);
         let deletion = self
             .audit
             .iter()
             .filter(|event| event.user == User::Operator.name() && event.time <= finished)
             .filter(|event| pods.iter().any(|pod| is_deletion_of(event, pod)))
             .min_by_key(|event| event.time);
+        let hardly_begun = job
+            .received
+            .is_none_or(|received| finished.duration_since(received) <= LAST_MOMENT);
+        let hit = self
+            .strikes(&pods)
+            .filter(|hit| hit.time <= finished)
+            .filter(|hit| is_fatal(hit.kind) || (hardly_begun && deletion.is_none()))
+            .min_by_key(|hit| hit.time);
         match (hit, deletion) {
             (Some(hit), Some(deletion)) if deletion.time < hit.time => {
                 (End::Killed, told(deletion))
@@ -113,6 +116,29 @@ impl Evidence<'_> {
             (None, Some(deletion)) => (End::Killed, told(deletion)),
             (None, None) => (End::Unexplained, shown(&pods)),
         }
+    }
+
+    /// What strikes did to the Pods. A note says only what was tried. A node is lost whenever that is tried; of a deletion
+    /// the API server tells whether it was carried out, and when. As strikes come one after the other, it is of the last
+    /// one that was noted before.
+    fn strikes(&self, pods: &[&PodLife]) -> impl Iterator<Item = Hit> {
+        let hits = self.hits.iter();
+        let noted = hits.filter(|hit| pods.iter().any(|pod| hit.pod == pod.uid));
+        let (nodes, tried): (Vec<&Hit>, Vec<&Hit>) =
+            noted.partition(|hit| hit.kind == Kind::NodeLost);
+        let by_stranger = self.audit.iter();
+        let by_stranger = by_stranger.filter(|event| event.user == User::Stranger.name());
+        let carried_out = by_stranger.filter_map(move |event| {
+            let pod = pods.iter().find(|pod| is_deletion_of(event, pod))?;
+            let tried = tried.iter();
+            let tried = tried.filter(|hit| hit.pod == pod.uid && hit.time <= event.time);
+            let last = tried.max_by_key(|hit| hit.time)?;
+            Some(Hit {
+                time: event.time,
+                ..(*last).clone()
+            })
+        });
+        nodes.into_iter().cloned().chain(carried_out)
     }
 
     /// The Pod of the agent that had the job. Names are used again: it is the last one before. Where RunnerPools of one name
@@ -155,6 +181,7 @@ fn is_deletion_of(event: &AuditEvent, pod: &PodLife) -> bool {
         && (200..300).contains(&event.code)
         && (event.verb == "delete" || event.subresource == "eviction")
         && event.time >= pod.created_at
+        && pod.gone.is_none_or(|gone| event.time <= gone)
 }
 
 fn shown(pods: &[&PodLife]) -> String {
@@ -250,6 +277,10 @@ mod tests {
     }
 
     fn end(outcome: Outcome, hits: &[Hit], audit: &[AuditEvent]) -> End {
+        end_of(&job(outcome), hits, audit)
+    }
+
+    fn end_of(job: &JobView, hits: &[Hit], audit: &[AuditEvent]) -> End {
         let runner_pools = [("plain", [("red", "once")].into())].into();
         let evidence = Evidence {
             pods: &pods(),
@@ -257,7 +288,15 @@ mod tests {
             audit,
             runner_pools: &runner_pools,
         };
-        evidence.judge("plain", &job(outcome)).end
+        evidence.judge("plain", job).end
+    }
+
+    /// A killed job whose agent got it so late.
+    fn job_received(second: i64) -> JobView {
+        JobView {
+            received: Some(at(second)),
+            ..job(Outcome::Killed)
+        }
     }
 
     #[test]
@@ -286,19 +325,61 @@ mod tests {
     #[test]
     fn a_job_whose_pod_was_killed_outside_was_lost_there_unless_the_operator_came_first() {
         let forced = Kind::PodDeletedByForce;
-        let lost = |hit: Hit, audit: &[AuditEvent]| end(Outcome::Killed, &[hit], audit);
-        assert_eq!(
-            lost(hit("second", 25, forced), &[]),
-            End::LostOutside(forced)
-        );
-        assert_eq!(lost(hit("first", 25, forced), &[]), End::Unexplained);
-        assert_eq!(lost(hit("second", 31, forced), &[]), End::Unexplained);
-        let operator = |second| [deletion("operator", second)];
-        assert_eq!(
-            lost(hit("second", 25, forced), &operator(26)),
-            End::LostOutside(forced)
-        );
-        assert_eq!(lost(hit("second", 25, forced), &operator(24)), End::Killed);
+        // Carried out a second after it was noted.
+        let lost = |pod: &str, second: i64, operator: &[i64]| {
+            let operator = operator.iter().map(|second| deletion("operator", *second));
+            let mut audit: Vec<AuditEvent> = operator.collect();
+            audit.push(deletion("stranger", second + 1));
+            end(Outcome::Killed, &[hit(pod, second, forced)], &audit)
+        };
+        assert_eq!(lost("second", 24, &[]), End::LostOutside(forced));
+        assert_eq!(lost("first", 24, &[]), End::Unexplained);
+        assert_eq!(lost("second", 30, &[]), End::Unexplained);
+        assert_eq!(lost("second", 24, &[26]), End::LostOutside(forced));
+        assert_eq!(lost("second", 24, &[24]), End::Killed);
+    }
+
+    #[test]
+    fn a_strike_that_failed_excuses_nothing() {
+        let forced = Kind::PodDeletedByForce;
+        let tried = [hit("second", 21, forced)];
+        let after = |audit: &[AuditEvent]| end(Outcome::Killed, &tried, audit);
+        assert_eq!(after(&[]), End::Unexplained, "there was no API server");
+        assert_eq!(after(&[deletion("operator", 25)]), End::Killed);
+        let mut refused = deletion("stranger", 21);
+        refused.code = 500;
+        assert_eq!(after(&[refused.clone()]), End::Unexplained);
+        assert_eq!(after(&[refused, deletion("operator", 25)]), End::Killed);
+        // Tried again: what counts is when it was carried out.
+        let operator = |second| [deletion("operator", second), deletion("stranger", 25)];
+        assert_eq!(after(&operator(24)), End::Killed);
+        assert_eq!(after(&operator(26)), End::LostOutside(forced));
+        // Of the Pod that had the name before.
+        assert_eq!(after(&[deletion("stranger", 14)]), End::Unexplained);
+        // What was carried out is the later strike.
+        let tried = [
+            hit("second", 21, forced),
+            hit("second", 22, Kind::PodDeleted),
+        ];
+        let audit = [deletion("stranger", 22), deletion("operator", 25)];
+        assert_eq!(end(Outcome::Killed, &tried, &audit), End::Killed);
+    }
+
+    #[test]
+    fn an_eviction_counts_as_the_deletion_that_it_is_and_a_lost_node_is_in_no_log() {
+        let mut eviction = deletion("stranger", 29);
+        eviction.verb = "create".into();
+        eviction.subresource = "eviction".into();
+        eviction.code = 201;
+        let evicted = |received| {
+            let tried = [hit("second", 29, Kind::PodEvicted)];
+            end_of(&job_received(received), &tried, &[eviction.clone()])
+        };
+        assert_eq!(evicted(29), End::LostOutside(Kind::PodEvicted));
+        let lost = [hit("second", 25, Kind::NodeLost)];
+        let end = |audit: &[AuditEvent]| end(Outcome::Killed, &lost, audit);
+        assert_eq!(end(&[]), End::LostOutside(Kind::NodeLost));
+        assert_eq!(end(&[deletion("operator", 24)]), End::Killed);
     }
 
     #[test]
@@ -320,23 +401,36 @@ mod tests {
         };
         let forced = Kind::PodDeletedByForce;
         let hit = [hit("first", 18, forced)];
-        assert_eq!(came(18, &hit, &[]), End::LostOutside(forced));
-        let operator = [deletion("operator", 17)];
-        assert_eq!(came(18, &hit, &operator), End::Killed);
-        assert_eq!(came(-60, &hit, &operator), End::Unexplained);
+        let stranger = deletion("stranger", 18);
+        assert_eq!(
+            came(18, &hit, std::slice::from_ref(&stranger)),
+            End::LostOutside(forced)
+        );
+        let both = [deletion("operator", 17), stranger];
+        assert_eq!(came(18, &hit, &both), End::Killed);
+        assert_eq!(came(-60, &hit, &both), End::Unexplained);
     }
 
     #[test]
     fn a_deletion_in_order_excuses_only_a_job_that_came_in_the_last_moment() {
-        let lost = |second| {
-            end(
-                Outcome::Killed,
-                &[hit("second", second, Kind::PodDeleted)],
-                &[],
-            )
+        let lost = |received, audit: &[AuditEvent]| {
+            let tried = [hit("second", 19, Kind::PodDeleted)];
+            end_of(&job_received(received), &tried, audit)
         };
-        assert_eq!(lost(19), End::LostOutside(Kind::PodDeleted));
-        assert_eq!(lost(21), End::LostOutside(Kind::PodDeleted));
-        assert_eq!(lost(25), End::Unexplained, "the hook waits for its end");
+        let stranger = deletion("stranger", 19);
+        assert_eq!(
+            lost(29, std::slice::from_ref(&stranger)),
+            End::LostOutside(Kind::PodDeleted)
+        );
+        assert_eq!(
+            lost(25, std::slice::from_ref(&stranger)),
+            End::Unexplained,
+            "the hook waits for its end"
+        );
+        // It runs on, unless the operator ends it.
+        for received in [25, 29] {
+            let both = [stranger.clone(), deletion("operator", 30)];
+            assert_eq!(lost(received, &both), End::Killed);
+        }
     }
 }
