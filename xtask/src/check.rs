@@ -31,6 +31,19 @@ pub(crate) fn run(stages: &mut Stages) {
         "warnings",
     ];
     stages.command("lints", repository::cargo(&clippy));
+    // For the whole workspace, as its dependencies are checked already as they are for all of it.
+    let naive = [
+        "clippy",
+        "--workspace",
+        "--lib",
+        "--features",
+        "operator/naive-removal",
+        "--quiet",
+        "--",
+        "--deny",
+        "warnings",
+    ];
+    stages.command("lints, naive removal", repository::cargo(&naive));
     let mut documentation = repository::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
     documentation.env("RUSTDOCFLAGS", "--deny warnings");
     stages.command("documentation", documentation);
