@@ -21,10 +21,9 @@ use serde_json::Value;
 
 use crate::{
     events::{Events, Report},
-    manifest,
+    manifest::{self, pod::AgentPod},
     mirror::PoolKey,
-    reconcile::{Context, Finding},
-    subscriptions::Subscription,
+    reconcile::{Context, Finding, observe::Observed},
     telemetry::chain,
 };
 
@@ -176,31 +175,34 @@ pub(crate) struct Services<'a> {
     pods: Api<Pod>,
     claims: Api<PersistentVolumeClaim>,
     reference: ObjectReference,
+    /// The Pods that the pass saw: one that is deleted may be gone from the mirror before its end is told.
+    seen: &'a [AgentPod],
     started: Instant,
 }
 
 impl<'a> Services<'a> {
-    fn noted(&self, what: &str, action: &Action) {
-        let (namespace, pool, agent) = (&self.key.namespace, &self.key.name, action.subject());
-        tracing::debug!(namespace, pool, agent, "{what}");
-    }
-
     /// For actions that begin now.
     pub(crate) fn new(
         pool: &RunnerPool,
         key: &'a PoolKey,
         context: &'a Context,
-        subscription: &'a Subscription,
+        observed: &'a Observed,
     ) -> Self {
         Self {
             key,
             events: &context.events,
-            azure_devops: subscription.reader.client(),
+            azure_devops: observed.subscription.reader.client(),
             pods: Api::namespaced(context.client.clone(), &key.namespace),
             claims: Api::namespaced(context.client.clone(), &key.namespace),
             reference: pool.object_ref(&()),
+            seen: &observed.pods,
             started: Instant::now(),
         }
+    }
+
+    fn noted(&self, what: &str, action: &Action) {
+        let (namespace, pool, agent) = (&self.key.namespace, &self.key.name, action.subject());
+        tracing::debug!(namespace, pool, agent, "{what}");
     }
 }
 
@@ -320,6 +322,11 @@ impl Outside for Services<'_> {
             }
             Action::AddPlaceholder { .. } => ("Registered placeholder", None),
             Action::UpdatePlaceholder { .. } => ("Updated placeholder", None),
+            // Of a Pod that ended and stays. A placeholder never had one.
+            Action::RemoveRegistration { .. } if *why == Why::PodFinished => (
+                "Removed registration",
+                Some(("AgentRemoved", "RemoveAgent", "Removed the registration of")),
+            ),
             Action::RemoveRegistration { .. } => ("Removed registration", None),
         };
         let (namespace, pool, agent) = (&self.key.namespace, &self.key.name, action.subject());
@@ -330,7 +337,11 @@ impl Outside for Services<'_> {
         tracing::info!(namespace, pool, agent, request_id, reason = %why, "{message}");
         if let Some((reason, event_action, verb)) = report {
             let pod = manifest::pod::reference(namespace, agent);
-            let note = format!("{verb} agent {agent}: {why}");
+            let mut ended = self.seen.iter().filter(|_| *why == Why::PodFinished);
+            let ended = ended.find(|pod| pod.pod.name == agent);
+            let end = ended.and_then(manifest::trouble::ended);
+            let end = end.map_or_else(String::new, |end| format!(" ({end})"));
+            let note = format!("{verb} agent {agent}: {why}{end}");
             let report = Report {
                 warning: false,
                 reason,

@@ -249,7 +249,7 @@ async fn pass_of(
         if !plan.actions.is_empty() && !deleting {
             finalize::hold(pool, identity, context).await?;
         }
-        let services = Services::new(pool, &identity.key, context, &observed.subscription);
+        let services = Services::new(pool, &identity.key, context, &observed);
         act::act(pool, identity, context.known(), &observed, &plan, &services).await
     } else {
         act::Done::refused(&breaches)

@@ -188,6 +188,17 @@ pub(super) fn waiting(pod: &Pod, phase: PodPhase, created_at: Timestamp) -> Opti
     })
 }
 
+/// How a Pod ended, and why, as far as Kubernetes tells it; `None`: it has not ended.
+pub(crate) fn ended(pod: &AgentPod) -> Option<&str> {
+    let Trouble { start, end, .. } = &pod.trouble;
+    let known = match pod.pod.phase {
+        PodPhase::Pending | PodPhase::Running => return None,
+        PodPhase::Succeeded { .. } => end.as_deref(),
+        PodPhase::Failed { .. } => end.as_deref().or(start.as_deref()).or(Some("failed")),
+    };
+    Some(known.unwrap_or("succeeded"))
+}
+
 /// When the operator declared the Pod failed.
 pub(super) fn given_up_at(status: &PodStatus) -> Option<Timestamp> {
     let given_up = condition(status, names::CONDITION_GIVEN_UP)?;
@@ -213,4 +224,65 @@ pub(crate) fn given_up(pod: &AgentPod, now: Timestamp) -> Value {
             }],
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::Mirrored as _;
+
+    /// How an agent's Pod ended that has this status.
+    fn how_ended(status: Value) -> Option<String> {
+        let owner = json!({
+            "apiVersion": "devops.opentools.mf/v1", "kind": "RunnerPool", "name": "web", "uid": "1", "controller": true,
+        });
+        let pod = json!({
+            "metadata": { "name": "web-agent-0", "namespace": "ci", "uid": "2", "ownerReferences": [owner] },
+            "status": status,
+        });
+        let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+        let (_, pod) = AgentPod::read(&pod).expect("one of ours");
+        ended(&pod).map(str::to_owned)
+    }
+
+    fn container(name: &str, terminated: Value) -> Value {
+        json!({
+            "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "terminated": terminated },
+        })
+    }
+
+    #[test]
+    fn a_pod_that_ended_tells_how() {
+        let agent = |phase: &str, terminated: Value| {
+            let containers = [container(names::AGENT_CONTAINER, terminated)];
+            how_ended(json!({ "phase": phase, "containerStatuses": containers }))
+        };
+        let succeeded = json!({ "exitCode": 0, "reason": "Completed" });
+        assert_eq!(
+            agent("Succeeded", succeeded.clone()).as_deref(),
+            Some("succeeded")
+        );
+        // A sidecar that is killed fails the Pod of an agent that did not.
+        assert_eq!(agent("Failed", succeeded).as_deref(), Some("succeeded"));
+        let failed = json!({ "exitCode": 3, "reason": "Error", "message": "no\nsuch pool." });
+        assert_eq!(
+            agent("Failed", failed).as_deref(),
+            Some("exit code 3, no such pool")
+        );
+        let memory = json!({ "exitCode": 137, "reason": "OOMKilled" });
+        assert_eq!(
+            agent("Failed", memory).as_deref(),
+            Some("exit code 137, OOMKilled")
+        );
+        let evicted = json!({ "phase": "Failed", "reason": "Evicted", "message": "The node was low on memory." });
+        assert_eq!(
+            how_ended(evicted).as_deref(),
+            Some("Evicted: The node was low on memory")
+        );
+        let init = [container("prepare", json!({ "exitCode": 1 }))];
+        let init = json!({ "phase": "Failed", "initContainerStatuses": init });
+        assert_eq!(how_ended(init).as_deref(), Some("prepare: exit code 1"));
+        assert_eq!(how_ended(json!({ "phase": "Running" })), None);
+    }
 }

@@ -11,7 +11,10 @@ use k8s_openapi::api::{
 use kube::{Api, ResourceExt as _, api::PostParams};
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, agent_names, jobs, long_job, names};
+use crate::{
+    bed::{Bed, agent_names, jobs, long_job, names},
+    stuck::notes,
+};
 
 /// The one Pod of a `RunnerPool` with these fields, for a queued job.
 async fn pod(bed: &Bed, fields: Value) -> Pod {
@@ -449,6 +452,12 @@ async fn the_newest_pod_that_ended_stays_without_its_registration() {
             .await;
         bed.agents_when("and its registration", |agents| {
             agent_names(agents).is_empty()
+        })
+        .await;
+        let told =
+            format!("Removed the registration of agent {agent}: its Pod has ended (succeeded)");
+        bed.events_when("an event tells how it ended", |events| {
+            notes(events, "AgentRemoved").any(|note| note == told)
         })
         .await;
     }

@@ -82,7 +82,11 @@ fn succeeded(jobs: &[JobView], ids: &[i64]) -> bool {
 }
 
 impl Bed {
-    async fn events_when(&self, what: &str, wanted: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+    pub(crate) async fn events_when(
+        &self,
+        what: &str,
+        wanted: impl Fn(&[Event]) -> bool,
+    ) -> Vec<Event> {
         objects_when(self.api(), what, wanted).await
     }
 
@@ -108,7 +112,7 @@ impl Bed {
     }
 }
 
-fn notes<'a>(events: &'a [Event], reason: &'a str) -> impl Iterator<Item = &'a str> {
+pub(crate) fn notes<'a>(events: &'a [Event], reason: &'a str) -> impl Iterator<Item = &'a str> {
     let wanted = move |event: &&Event| event.reason.as_deref() == Some(reason);
     events
         .iter()
@@ -511,4 +515,9 @@ async fn a_job_that_was_given_up_while_nobody_looked_is_told_of() {
     })
     .await;
     bed.pods_when("nothing is left", <[_]>::is_empty).await;
+    bed.events_when("an event tells how the Pod ended", |events| {
+        let ended = "web-agent-0: its Pod has ended (exit code 137, OOMKilled)";
+        notes(events, "AgentRemoved").any(|note| note.ends_with(ended))
+    })
+    .await;
 }
