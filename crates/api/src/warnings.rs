@@ -1,7 +1,7 @@
 //! What is legal in a spec and probably not meant, or riskier than it looks. The webhook tells it to whoever writes the
 //! RunnerPool; nothing else depends on it.
 
-use crate::{Placeholders, RunnerPoolSpec};
+use crate::{Placeholders, Profile, RunnerPoolSpec};
 
 /// All warnings of a spec, in the order of its fields, each with the field's path and what to do.
 pub fn warnings(spec: &RunnerPoolSpec) -> Vec<String> {
@@ -33,6 +33,18 @@ pub fn warnings(spec: &RunnerPoolSpec) -> Vec<String> {
             found.push(format!(
                 "spec.pvcs[{i}]: all agents mount the claim {}; on more than one node it has to be ReadWriteMany",
                 claim.name
+            ));
+        }
+    }
+    if spec.all_profiles().iter().any(Profile::is_windows) {
+        let for_linux = [
+            ("certTrustStore", !spec.cert_trust_store.is_empty()),
+            ("initContainer", spec.init_container.is_some()),
+            ("securityContext", spec.security_context.is_some()),
+        ];
+        for (field, _) in for_linux.iter().filter(|(_, given)| *given) {
+            found.push(format!(
+                "spec.{field}: agents on Windows go without, as it is for Linux only; use podTemplate or their image"
             ));
         }
     }
@@ -104,5 +116,19 @@ mod tests {
         assert_eq!(found.len(), 2, "a schedule has other bounds: {found:?}");
         let found = warned("azDoUrl: https://dev.azure.com/acme\ncapabilityAware: true\n");
         assert!(found[0].starts_with("spec.capabilityAware: "), "{found:?}");
+    }
+
+    #[test]
+    fn what_windows_does_not_have_is_told_where_agents_run_on_it() {
+        let for_linux = "azDoUrl: https://dev.azure.com/acme\nsecurityContext: {}\n\
+             initContainer: {image: busybox}\ncertTrustStore: [{secretName: ca}]\n";
+        assert_eq!(warned(for_linux), [""; 0]);
+        let windows = "profiles: [{name: win, podTemplate: {spec: {os: {name: windows}}}}]";
+        let found = warned(&format!("{for_linux}{windows}"));
+        let fields = ["certTrustStore", "initContainer", "securityContext"];
+        assert_eq!(found.len(), fields.len());
+        for (text, field) in found.iter().zip(fields) {
+            assert!(text.starts_with(&format!("spec.{field}: ")), "{text}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{PodTemplateMetadata, Profile, RunnerPool, SecurityContext, names};
+use api::{CertificateSource, PodTemplateMetadata, Profile, RunnerPool, SecurityContext, names};
 use k8s_openapi::{
     DeepMerge as _,
     api::core::v1::{
@@ -233,18 +233,22 @@ fn spec(blueprint: &Blueprint<'_>) -> PodSpec {
 
 fn own_spec(blueprint: &Blueprint<'_>) -> PodSpec {
     let (pool, profile) = (blueprint.pool, blueprint.profile);
+    // Windows has no user ids, no POSIX shell and no folder of certificates; the API server refuses most of that for it.
+    let is_windows = profile.is_windows();
     let user = (pool.spec.security_context.clone()).or_else(|| {
         pool.spec
             .init_container
             .as_ref()
             .map(|_| SecurityContext::default())
     });
+    let user = user.filter(|_| !is_windows);
     let (volumes, mounts) = volumes(blueprint);
-    let certificates = pool
-        .spec
-        .cert_trust_store
-        .iter()
-        .map(|source| certificate_volume(&source.secret_name));
+    let certificates = || {
+        pool.spec
+            .cert_trust_store
+            .iter()
+            .filter(move |_| !is_windows)
+    };
     let quantities = |cpu: &str, memory: &str| {
         Some(BTreeMap::from([
             ("cpu".to_owned(), Quantity(cpu.into())),
@@ -256,8 +260,8 @@ fn own_spec(blueprint: &Blueprint<'_>) -> PodSpec {
         .init_container
         .as_ref()
         .filter(|_| !mounts.is_empty());
-    // The hook is a script for a POSIX shell.
-    let is_windows = profile.is_windows();
+    let mounted = certificates().flat_map(certificate_mounts);
+    let projected = certificates().map(certificate_volume);
     PodSpec {
         init_containers: init
             .zip(user.as_ref())
@@ -268,7 +272,7 @@ fn own_spec(blueprint: &Blueprint<'_>) -> PodSpec {
             image_pull_policy: Some(pool.spec.image_pull_policy.as_str().into()),
             args: blueprint.run_once.then(|| vec!["--once".into()]),
             env: Some(environment(blueprint)),
-            volume_mounts: some(mounts.into_iter().chain(certificate_mounts(pool)).collect()),
+            volume_mounts: some(mounts.into_iter().chain(mounted).collect()),
             resources: Some(ResourceRequirements {
                 requests: quantities("100m", "256Mi"),
                 limits: quantities("2", "4Gi"),
@@ -285,7 +289,7 @@ fn own_spec(blueprint: &Blueprint<'_>) -> PodSpec {
             lifecycle: (!cfg!(feature = "naive-removal") && !is_windows).then(lifecycle),
             ..Container::default()
         }],
-        volumes: some(volumes.into_iter().chain(certificates).collect()),
+        volumes: some(volumes.into_iter().chain(projected).collect()),
         security_context: user.map(|user| PodSecurityContext {
             fs_group: Some(user.fs_group),
             ..PodSecurityContext::default()
@@ -350,10 +354,11 @@ fn certificate_volume_name(secret: &str) -> String {
 }
 
 /// `tls.crt`, and `ca.crt` where the Secret has one. Never `tls.key`.
-fn certificate_volume(secret: &str) -> Volume {
-    let source = |key: &str, optional: bool| VolumeProjection {
+fn certificate_volume(source: &CertificateSource) -> Volume {
+    let secret = &source.secret_name;
+    let key = |key: &str, optional: bool| VolumeProjection {
         secret: Some(SecretProjection {
-            name: secret.into(),
+            name: secret.clone(),
             items: Some(vec![KeyToPath {
                 key: key.into(),
                 path: key.into(),
@@ -366,28 +371,26 @@ fn certificate_volume(secret: &str) -> Volume {
     Volume {
         name: certificate_volume_name(secret),
         projected: Some(ProjectedVolumeSource {
-            sources: Some(vec![source("tls.crt", false), source("ca.crt", true)]),
+            sources: Some(vec![key("tls.crt", false), key("ca.crt", true)]),
             ..ProjectedVolumeSource::default()
         }),
         ..Volume::default()
     }
 }
 
-fn certificate_mounts(pool: &RunnerPool) -> impl Iterator<Item = VolumeMount> {
-    pool.spec.cert_trust_store.iter().flat_map(|source| {
-        let secret = &source.secret_name;
-        let mount = |path: String, sub_path: Option<&str>| VolumeMount {
-            name: certificate_volume_name(secret),
-            mount_path: path,
-            sub_path: sub_path.map(Into::into),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        };
-        [
-            mount(format!("/etc/ssl/certs/{secret}"), None),
-            mount(format!("/etc/ssl/certs/{secret}.crt"), Some("tls.crt")),
-        ]
-    })
+fn certificate_mounts(source: &CertificateSource) -> [VolumeMount; 2] {
+    let secret = &source.secret_name;
+    let mount = |path: String, sub_path: Option<&str>| VolumeMount {
+        name: certificate_volume_name(secret),
+        mount_path: path,
+        sub_path: sub_path.map(Into::into),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    [
+        mount(format!("/etc/ssl/certs/{secret}"), None),
+        mount(format!("/etc/ssl/certs/{secret}.crt"), Some("tls.crt")),
+    ]
 }
 
 /// Gives the mount path of each claim to the agent's user. It runs as root, and only so far as that needs.

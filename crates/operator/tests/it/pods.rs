@@ -433,6 +433,56 @@ async fn the_recipes_for_pods_are_taken() {
     );
 }
 
+/// The API server refuses most of what is for Linux only where the Pod says that it is for Windows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_for_windows_has_nothing_that_is_for_linux_only() {
+    let bed = Bed::start().await;
+    bed.secret("corporate-ca", &[("tls.crt", "certificate")])
+        .await;
+    let windows = json!({ "spec": { "os": { "name": "windows" } } });
+    let linux = json!({ "spec": { "os": { "name": "linux" } } });
+    bed.create(
+        "web",
+        json!({
+            "minAgents": 1,
+            "podTemplate": linux,
+            "profiles": [{ "name": "windows", "minAgents": 1, "podTemplate": windows }],
+            "initContainer": { "image": "busybox:1" },
+            "securityContext": { "runAsUser": 1001, "runAsGroup": 1002, "fsGroup": 1003 },
+            "certTrustStore": [{ "secretName": "corporate-ca" }],
+            "pvcs": [{ "name": "work", "mountPath": "/work", "storage": "1Gi" }],
+        }),
+    )
+    .await;
+    let pods = bed
+        .pods_when("an agent of each profile", |pods| pods.len() == 2)
+        .await;
+    let pod_of = |profile: &str| {
+        let mut pods = pods.iter();
+        pods.find(|pod| pod.labels()["capability"] == profile)
+            .unwrap()
+    };
+    // What is left out, and how many mounts and volumes there are.
+    let parts = |pod: &Pod| {
+        let spec = pod.spec.as_ref().unwrap();
+        let agent = container(pod);
+        let given = [
+            spec.init_containers.is_some(),
+            agent.security_context.is_some(),
+            agent.lifecycle.is_some(),
+        ];
+        let user = spec.security_context.as_ref();
+        let group = user.and_then(|user| user.fs_group);
+        let counts = [
+            agent.volume_mounts.iter().flatten().count(),
+            spec.volumes.iter().flatten().count(),
+        ];
+        (given, group, counts)
+    };
+    assert_eq!(parts(pod_of("base")), ([true; 3], Some(1003), [3, 2]));
+    assert_eq!(parts(pod_of("windows")), ([false; 3], None, [1, 1]));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_newest_pod_that_ended_stays_without_its_registration() {
     let bed = Bed::start().await;
