@@ -28,6 +28,8 @@ pub(crate) struct Trouble {
     pub(crate) start: Option<String>,
     /// Why it was or is being ended, other than by its agent.
     pub(crate) end: Option<String>,
+    /// It waits for its turn in a queue, as that of Kueue, before it is given a node. That is none, however long it takes.
+    pub(crate) gated: bool,
     /// Its node does not answer, so that nobody knows what its agent does.
     pub(crate) node_lost: bool,
     /// When it should be gone; `None`: nobody asked for its deletion.
@@ -38,6 +40,7 @@ impl Trouble {
     pub(crate) fn read(pod: &Pod) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         Self {
+            gated: is_gated(pod) && pod.metadata.deletion_timestamp.is_none(),
             start: start(&status),
             end: end(pod, &status),
             node_lost: node_lost(pod, &status),
@@ -130,7 +133,7 @@ fn start(status: &PodStatus) -> Option<String> {
         return Some(reason.or_else(failed).unwrap_or_else(|| "Failed".into()));
     }
     error(status).or_else(|| {
-        let unscheduled = unscheduled(status)?;
+        let unscheduled = unscheduled(status).filter(|condition| !names_gates(condition))?;
         told(
             unscheduled.reason.as_deref(),
             unscheduled.message.as_deref(),
@@ -172,11 +175,27 @@ fn node_lost(pod: &Pod, status: &PodStatus) -> bool {
     status.phase.as_deref() == Some("Unknown") || (unready && !has_gates)
 }
 
+/// Whether a Pod is kept from the scheduler: it waits in a queue, or has just left it.
+fn is_gated(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let gates = spec.and_then(|spec| spec.scheduling_gates.as_ref());
+    let scheduled = pod.status.as_ref().and_then(unscheduled);
+    gates.is_some_and(|gates| !gates.is_empty()) || scheduled.is_some_and(names_gates)
+}
+
+fn names_gates(scheduled: &PodCondition) -> bool {
+    scheduled.reason.as_deref() == Some("SchedulingGated")
+}
+
 /// What the start of a Pod waits for.
 pub(super) fn waiting(pod: &Pod, phase: PodPhase, created_at: Timestamp) -> Option<Waiting> {
     let status = pod.status.as_ref().filter(|_| phase == PodPhase::Pending)?;
+    if is_gated(pod) {
+        return None;
+    }
     let scheduled = condition(status, "PodScheduled")?;
-    let since = scheduled.last_transition_time.as_ref();
+    let since = refused_after_gates(pod);
+    let since = since.or_else(|| scheduled.last_transition_time.clone());
     let hold = match scheduled.status.as_str() {
         "True" if error(status).is_some() => Hold::Failing,
         "True" => Hold::NotStarted,
@@ -197,6 +216,25 @@ pub(crate) fn ended(pod: &AgentPod) -> Option<&str> {
         PodPhase::Failed { .. } => end.as_deref().or(start.as_deref()).or(Some("failed")),
     };
     Some(known.unwrap_or("succeeded"))
+}
+
+/// When the scheduler last said something new of a Pod that had been gated; `None`: it never was, or the scheduler has not
+/// seen it.
+///
+/// The condition of such a Pod is made by the API server, at its creation, and keeps that time while it is false: whoever
+/// writes to it later is on record without its status, which nobody wrote.
+fn refused_after_gates(pod: &Pod) -> Option<Time> {
+    let written = |fields: &Value| {
+        let written = fields.pointer(r#"/f:status/f:conditions/k:{"type":"PodScheduled"}"#)?;
+        Some(written.get("f:status").is_some())
+    };
+    let writers = pod.metadata.managed_fields.iter().flatten();
+    let writers = writers.filter_map(|writer| {
+        let with_status = written(&writer.fields_v1.as_ref()?.0)?;
+        Some((with_status, writer.time.clone()?))
+    });
+    let (with_status, last) = writers.max_by_key(|(with_status, time)| (*with_status, time.0))?;
+    (!with_status).then_some(last)
 }
 
 /// When the operator declared the Pod failed.
@@ -231,21 +269,35 @@ mod tests {
     use super::*;
     use crate::mirror::Mirrored as _;
 
-    /// How an agent's Pod ended that has this status.
-    fn how_ended(status: Value) -> Option<String> {
+    /// An agent's Pod that was created at 100 and has this spec, status, and account of who wrote it.
+    fn pod(spec: &Value, status: &Value, managed_fields: &Value) -> AgentPod {
         let owner = json!({
             "apiVersion": "devops.opentools.mf/v1", "kind": "RunnerPool", "name": "web", "uid": "1", "controller": true,
         });
+        let mut spec = spec.clone();
+        spec["containers"] = json!([]);
         let pod = json!({
-            "metadata": { "name": "web-agent-0", "namespace": "ci", "uid": "2", "ownerReferences": [owner] },
+            "metadata": {
+                "name": "web-agent-0", "namespace": "ci", "uid": "2", "ownerReferences": [owner],
+                "creationTimestamp": at(100), "managedFields": managed_fields,
+            },
+            "spec": spec,
             "status": status,
         });
         let pod: Pod = serde_json::from_value(pod).expect("a Pod");
-        let (_, pod) = AgentPod::read(&pod).expect("one of ours");
-        ended(&pod).map(str::to_owned)
+        AgentPod::read(&pod).expect("one of ours").1
     }
 
-    fn container(name: &str, terminated: Value) -> Value {
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    /// How an agent's Pod ended that has this status.
+    fn how_ended(status: &Value) -> Option<String> {
+        ended(&pod(&json!({}), status, &json!([]))).map(str::to_owned)
+    }
+
+    fn container(name: &str, terminated: &Value) -> Value {
         json!({
             "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": { "terminated": terminated },
@@ -255,8 +307,8 @@ mod tests {
     #[test]
     fn a_pod_that_ended_tells_how() {
         let agent = |phase: &str, terminated: Value| {
-            let containers = [container(names::AGENT_CONTAINER, terminated)];
-            how_ended(json!({ "phase": phase, "containerStatuses": containers }))
+            let containers = [container(names::AGENT_CONTAINER, &terminated)];
+            how_ended(&json!({ "phase": phase, "containerStatuses": containers }))
         };
         let succeeded = json!({ "exitCode": 0, "reason": "Completed" });
         assert_eq!(
@@ -277,12 +329,59 @@ mod tests {
         );
         let evicted = json!({ "phase": "Failed", "reason": "Evicted", "message": "The node was low on memory." });
         assert_eq!(
-            how_ended(evicted).as_deref(),
+            how_ended(&evicted).as_deref(),
             Some("Evicted: The node was low on memory")
         );
-        let init = [container("prepare", json!({ "exitCode": 1 }))];
+        let init = [container("prepare", &json!({ "exitCode": 1 }))];
         let init = json!({ "phase": "Failed", "initContainerStatuses": init });
-        assert_eq!(how_ended(init).as_deref(), Some("prepare: exit code 1"));
-        assert_eq!(how_ended(json!({ "phase": "Running" })), None);
+        assert_eq!(how_ended(&init).as_deref(), Some("prepare: exit code 1"));
+        assert_eq!(how_ended(&json!({ "phase": "Running" })), None);
+    }
+
+    #[test]
+    fn a_gated_pod_waits_for_nothing_and_its_time_counts_from_the_end_of_that() {
+        let scheduled = |status: &str, reason: &str, since: Option<i64>| {
+            let since = since.map(at);
+            let condition = json!({ "type": "PodScheduled", "status": status, "reason": reason, "lastTransitionTime": since });
+            json!({ "phase": "Pending", "conditions": [condition] })
+        };
+        let gates = json!({ "schedulingGates": [{ "name": "kueue.x-k8s.io/admission" }] });
+        let (none, nobody) = (json!({}), json!([]));
+        let seen = |spec: &Value, status: Value, writers: &Value| {
+            let pod = pod(spec, &status, writers);
+            (pod.trouble.start, pod.trouble.gated, pod.pod.waiting)
+        };
+        let in_queue = (None, true, None);
+        assert_eq!(
+            seen(&gates, json!({ "phase": "Pending" }), &nobody),
+            in_queue
+        );
+        let waits = || scheduled("False", "SchedulingGated", None);
+        assert_eq!(seen(&gates, waits(), &nobody), in_queue);
+        // Let through, and the scheduler has not looked yet.
+        assert_eq!(seen(&none, waits(), &nobody), in_queue);
+
+        let unplaced = |since| {
+            let since = at(since);
+            let hold = Hold::NoNode;
+            let start = Some("Unschedulable".to_owned());
+            (start, false, Some(Waiting { hold, since }))
+        };
+        let refused = |since| scheduled("False", "Unschedulable", since);
+        assert_eq!(seen(&none, refused(Some(150)), &nobody), unplaced(150));
+        assert_eq!(seen(&none, refused(None), &nobody), unplaced(100));
+        let wrote = |field: &str, second: i64| {
+            let condition = json!({ r#"k:{"type":"PodScheduled"}"#: { field: {} } });
+            let fields = json!({ "f:status": { "f:conditions": condition } });
+            json!({
+                "manager": "scheduler", "operation": "Update", "subresource": "status", "fieldsType": "FieldsV1",
+                "time": at(second), "fieldsV1": fields,
+            })
+        };
+        let later = |writers: &[Value]| seen(&none, refused(Some(100)), &json!(writers));
+        let reason = || wrote("f:reason", 900);
+        assert_eq!(later(&[reason()]), unplaced(900), "it had been gated");
+        let writers = [wrote("f:status", 110), reason()];
+        assert_eq!(later(&writers), unplaced(100), "it never was");
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bed::{Bed, agent_names, jobs, long_job, names},
-    stuck::notes,
+    stuck::{age, notes},
 };
 
 /// The one Pod of a `RunnerPool` with these fields, for a queued job.
@@ -431,6 +431,14 @@ async fn the_recipes_for_pods_are_taken() {
         4,
         "one that waits is not made again"
     );
+    let waits = pod_of("gated").name_any();
+    age(&bed, &waits, "PodScheduled", 1200).await;
+    bed.queue(jobs(1, Duration::from_millis(100))).await;
+    bed.all_succeed().await;
+    let pods = bed.pods().await;
+    assert!(pods.iter().any(|pod| pod.uid() == pod_of("gated").uid()));
+    bed.condition_when("gated", "Degraded", "False", "AsExpected")
+        .await;
 }
 
 /// The API server refuses most of what is for Linux only where the Pod says that it is for Windows.
