@@ -1,7 +1,7 @@
 //! What is legal in a spec and probably not meant, or riskier than it looks. The webhook tells it to whoever writes the
 //! RunnerPool; nothing else depends on it.
 
-use crate::{Placeholders, Profile, RunnerPoolSpec};
+use crate::{Placeholders, PodTemplate, Profile, RunnerPoolSpec};
 
 /// All warnings of a spec, in the order of its fields, each with the field's path and what to do.
 pub fn warnings(spec: &RunnerPoolSpec) -> Vec<String> {
@@ -22,6 +22,10 @@ pub fn warnings(spec: &RunnerPoolSpec) -> Vec<String> {
                 .to_owned(),
         ),
         _ => {}
+    }
+    for (i, profile) in spec.profiles.iter().enumerate() {
+        let path = format!("spec.profiles[{i}].podTemplate");
+        found.extend(deadline(profile.pod_template.as_ref(), &path));
     }
     let schedules = || spec.schedules.iter();
     let most = schedules().filter_map(|schedule| schedule.max_agents);
@@ -55,7 +59,19 @@ pub fn warnings(spec: &RunnerPoolSpec) -> Vec<String> {
                 .to_owned(),
         );
     }
+    found.extend(deadline(spec.pod_template.as_ref(), "spec.podTemplate"));
     found
+}
+
+/// A deadline does not ask whether a job runs.
+fn deadline(template: Option<&PodTemplate>, path: &str) -> Option<String> {
+    let given = template?.spec.contains_key("activeDeadlineSeconds");
+    given.then(|| {
+        format!(
+            "{path}.spec.activeDeadlineSeconds: Kubernetes ends a Pod of this age even while a job runs in it; leave it out, \
+             and give the jobs a timeout in their pipelines"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -116,6 +132,18 @@ mod tests {
         assert_eq!(found.len(), 2, "a schedule has other bounds: {found:?}");
         let found = warned("azDoUrl: https://dev.azure.com/acme\ncapabilityAware: true\n");
         assert!(found[0].starts_with("spec.capabilityAware: "), "{found:?}");
+    }
+
+    #[test]
+    fn a_deadline_for_pods_is_warned_about_wherever_it_stands() {
+        let found = warned(
+            "azDoUrl: https://dev.azure.com/acme\npodTemplate: {spec: {activeDeadlineSeconds: 3600}}\n\
+             profiles: [{name: a}, {name: b, podTemplate: {spec: {activeDeadlineSeconds: 60}}}]",
+        );
+        assert_eq!(found.len(), 2, "{found:?}");
+        let path = "podTemplate.spec.activeDeadlineSeconds: ";
+        assert!(found[0].starts_with(&format!("spec.profiles[1].{path}")));
+        assert!(found[1].starts_with(&format!("spec.{path}")));
     }
 
     #[test]
