@@ -1,6 +1,6 @@
 //! What each agent becomes.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use api::RunnerPool;
 use azure_devops_simulator::world::AgentView;
@@ -8,7 +8,10 @@ use k8s_openapi::api::{
     core::v1::{Container, Pod, ServiceAccount, VolumeMount},
     node::v1::RuntimeClass,
 };
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams, PostParams},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -359,6 +362,16 @@ async fn a_template_is_merged_over_the_pod_and_a_changed_one_replaces_idle_agent
     .await;
 }
 
+/// The example of this name.
+macro_rules! recipe {
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../../../../examples/", $name, ".yaml")),
+        )
+    };
+}
+
 /// Every recipe among the examples becomes a Pod that the API server takes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_recipes_for_pods_are_taken() {
@@ -369,20 +382,6 @@ async fn the_recipes_for_pods_are_taken() {
         .create(&PostParams::default(), &account)
         .await
         .unwrap();
-    let recipes = [
-        (
-            "large",
-            include_str!("../../../../examples/pod-template.yaml"),
-        ),
-        ("sidecar", include_str!("../../../../examples/sidecar.yaml")),
-        ("windows", include_str!("../../../../examples/windows.yaml")),
-    ];
-    for (name, recipe) in recipes {
-        let recipe: RunnerPool = serde_saphyr::from_str(recipe).unwrap();
-        let template = json!(recipe.spec.pod_template.unwrap());
-        bed.create(name, json!({ "minAgents": 1, "podTemplate": template }))
-            .await;
-    }
     let class = format!("sandbox-{}", bed.namespace);
     let sandbox: RuntimeClass =
         serde_json::from_value(json!({ "metadata": { "name": class }, "handler": "sandbox" }))
@@ -392,18 +391,38 @@ async fn the_recipes_for_pods_are_taken() {
         .create(&PostParams::default(), &sandbox)
         .await
         .unwrap();
-    let template = json!({ "spec": {
-        "runtimeClassName": class,
-        "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
-            { "matchExpressions": [{ "key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"] }] }
-        ] } } },
-        // As Kueue adds it: a Pod that waits for its turn counts as an agent that is starting.
-        "schedulingGates": [{ "name": "kueue.x-k8s.io/admission" }],
-    } });
-    bed.create("gated", json!({ "minAgents": 1, "podTemplate": template }))
-        .await;
+    let recipes = [
+        recipe!("pod-template"),
+        recipe!("sidecar"),
+        recipe!("work-volume"),
+        recipe!("arm64"),
+        recipe!("windows"),
+        recipe!("runtime-class"),
+    ];
+    for (name, recipe) in recipes {
+        let recipe: RunnerPool = serde_saphyr::from_str(recipe).unwrap();
+        let mut template = json!(recipe.spec.pod_template);
+        if name == "runtime-class" {
+            // They are of the whole cluster.
+            template["spec"]["runtimeClassName"] = json!(class);
+        }
+        let mut fields = json!({
+            "minAgents": 1,
+            "podTemplate": template,
+            "profiles": recipe.spec.profiles,
+            "extraEnv": recipe.spec.extra_env,
+            "securityContext": recipe.spec.security_context,
+        });
+        for profile in fields["profiles"].as_array_mut().unwrap() {
+            profile["minAgents"] = json!(1);
+        }
+        bed.create(name, fields).await;
+    }
+    // One for each recipe, and another one for the profile of arm64.
     let pods = bed
-        .pods_when("an agent of each recipe", |pods| pods.len() == 4)
+        .pods_when("an agent of each recipe", |pods| {
+            pods.len() == recipes.len() + 1
+        })
         .await;
     let pod_of = |name: &str| {
         pods.iter()
@@ -412,12 +431,12 @@ async fn the_recipes_for_pods_are_taken() {
     };
     let hook = |name: &str| container(pod_of(name)).lifecycle.is_some();
     assert_eq!(
-        (hook("large"), hook("windows")),
+        (hook("pod-template"), hook("windows")),
         (true, false),
         "the hook is for a POSIX shell"
     );
     assert_eq!(
-        pod_of("gated")
+        pod_of("runtime-class")
             .spec
             .as_ref()
             .unwrap()
@@ -425,19 +444,57 @@ async fn the_recipes_for_pods_are_taken() {
             .as_deref(),
         Some(class.as_str())
     );
-    bed.ready("gated").await;
-    assert_eq!(
-        bed.pods().await.len(),
-        4,
-        "one that waits is not made again"
-    );
-    let waits = pod_of("gated").name_any();
-    age(&bed, &waits, "PodScheduled", 1200).await;
+    let architectures: BTreeSet<_> = pods
+        .iter()
+        .filter(|pod| pod.labels()["runner-pool"] == "arm64")
+        .map(|pod| {
+            let spec = pod.spec.as_ref().unwrap();
+            spec.node_selector.as_ref().unwrap()["kubernetes.io/arch"].as_str()
+        })
+        .collect();
+    assert_eq!(architectures, ["amd64", "arm64"].into());
+}
+
+/// With the gate that Kueue adds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_may_wait_for_its_turn_in_a_queue_as_long_as_it_takes() {
+    let bed = Bed::start().await;
+    let (_, recipe) = recipe!("kueue");
+    let recipe: RunnerPool = serde_saphyr::from_str(recipe).unwrap();
+    let mut template = json!(recipe.spec.pod_template);
+    template["spec"]["schedulingGates"] = json!([{ "name": "kueue.x-k8s.io/admission" }]);
+    let plain = json!({ "minAgents": 1 });
+    bed.create("web", plain).await;
+    let gated = json!({ "minAgents": 1, "podTemplate": template });
+    bed.create("kueue", gated).await;
+    bed.ready("kueue").await;
+    bed.online(1).await;
+    let pods = bed.pods().await;
+    assert_eq!(pods.len(), 2, "one that waits is not made again");
+    let waits = pods
+        .iter()
+        .find(|pod| pod.labels()["runner-pool"] == "kueue");
+    let waits = waits.unwrap();
+    age(&bed, &waits.name_any(), "PodScheduled", 1200).await;
     bed.queue(jobs(1, Duration::from_millis(100))).await;
     bed.all_succeed().await;
-    let pods = bed.pods().await;
-    assert!(pods.iter().any(|pod| pod.uid() == pod_of("gated").uid()));
-    bed.condition_when("gated", "Degraded", "False", "AsExpected")
+    let still = bed.pods().await;
+    assert!(still.iter().any(|pod| pod.uid() == waits.uid()));
+    bed.condition_when("kueue", "Degraded", "False", "AsExpected")
+        .await;
+    // Its turn comes, and there is no node for it: that has not lasted as long as its condition has.
+    let pods: Api<Pod> = bed.api();
+    let params = PatchParams::default();
+    let turn = Patch::Merge(json!({ "spec": { "schedulingGates": null } }));
+    pods.patch(&waits.name_any(), &params, &turn).await.unwrap();
+    let refused = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node" });
+    let refused = Patch::Strategic(json!({ "status": { "conditions": [refused] } }));
+    pods.patch_status(&waits.name_any(), &params, &refused)
+        .await
+        .unwrap();
+    bed.queue(jobs(1, Duration::from_millis(100))).await;
+    bed.all_succeed().await;
+    bed.condition_when("kueue", "Degraded", "False", "AsExpected")
         .await;
 }
 
