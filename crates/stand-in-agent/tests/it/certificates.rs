@@ -10,8 +10,12 @@ use crate::{
     service::{ORGANIZATION, POOL, Service, settings},
 };
 
-/// Asks the service with each tool that is there, and prints how that went.
+/// Asks the service with each tool that is there, and prints how that went. Looks at what each tool is pointed at, be it
+/// there or not.
 const ASK: &str = r#"
+for name in SSL_CERT_FILE CURL_CA_BUNDLE GIT_SSL_CAINFO REQUESTS_CA_BUNDLE NODE_EXTRA_CA_CERTS; do
+  grep -qF 'LINE OF THE AUTHORITY' "${!name}" && echo "POINTED $name"
+done
 url=${AZP_URL%/*}/_simulator/switches
 try() {
   local tool=$1
@@ -69,7 +73,10 @@ async fn mounted_certificates_are_trusted_by_the_agent_and_by_tools() {
         )
         .file("etc/ssl/certs/second/ca.crt", UNRELATED)
         .file("etc/ssl/certs/broken.crt", "nothing")
-        .env(stand_in_agent::STEP, ASK)
+        .env(
+            stand_in_agent::STEP,
+            ASK.replace("LINE OF THE AUTHORITY", AUTHORITY.lines().nth(2).unwrap()),
+        )
         .start();
     // It is registered; the control API is of no use to those who do not trust the certificate.
     container.wrote("Listening for Jobs").await;
@@ -81,6 +88,12 @@ async fn mounted_certificates_are_trusted_by_the_agent_and_by_tools() {
         .filter(|line| line.starts_with("TRUST "))
         .collect();
     assert_eq!(tools.len(), 5, "{output}");
+    let pointed = output.lines().filter(|line| line.starts_with("POINTED "));
+    assert_eq!(
+        pointed.count(),
+        5,
+        "of .NET, curl, git, Python and Node.js: {output}"
+    );
     for tool in tools {
         assert!(
             tool.ends_with(" yes") || tool.ends_with(" absent"),
