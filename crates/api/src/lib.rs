@@ -23,10 +23,10 @@ pub use spec::{
     RunnerPool, RunnerPoolSpec, Schedule, SecurityContext, TerminatedPods,
 };
 pub use status::{
-    AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, RunnerPoolStatus,
-    ScheduleStatus,
+    AgentIndexStatus, AgentPoolStatus, AgentStatus, ConnectionStatus, FinishedRequest,
+    RunnerPoolStatus, ScheduleStatus,
 };
-pub use validation::{RESERVED_ENV, Violation, validate};
+pub use validation::{RESERVED_ENV, Violation, validate, validate_with};
 pub use warnings::warnings;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

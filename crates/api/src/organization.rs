@@ -88,6 +88,13 @@ impl OrganizationUrl {
         }
     }
 
+    /// Which organization it is: [`Self::canonical`] without the scheme, which only says how to reach it.
+    pub fn address(&self) -> String {
+        let canonical = self.canonical();
+        let (_, address) = canonical.split_once("://").unwrap_or_default();
+        address.to_owned()
+    }
+
     /// The organization's or collection's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -172,6 +179,29 @@ mod tests {
             canonical("https://host/tfs/A"),
             canonical("https://host/tfs/B")
         );
+    }
+
+    #[test]
+    fn an_address_says_which_organization_it_is_and_not_how_to_reach_it() {
+        let address = |text| OrganizationUrl::parse(text).map(|url| url.address());
+        for (text, expected) in [
+            ("https://dev.azure.com/My-Org/", "dev.azure.com/my-org"),
+            ("https://My-Org.visualstudio.com", "dev.azure.com/my-org"),
+            (
+                "http://ado.corp.example/tfs/Main",
+                "ado.corp.example/tfs/main",
+            ),
+            (
+                "https://ado.corp.example:443/tfs/Main",
+                "ado.corp.example/tfs/main",
+            ),
+            (
+                "https://ado.corp.example:8443/tfs/Main",
+                "ado.corp.example:8443/tfs/main",
+            ),
+        ] {
+            assert_eq!(address(text).as_deref(), Ok(expected), "{text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
+use crate::{OrganizationUrl, RunnerPoolSpec};
+
 /// What the operator last knew of a RunnerPool. Written only when something other than a time changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -24,6 +26,14 @@ pub struct RunnerPoolStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub organization_name: Option<String>,
+    /// The agent pool that the agents of this RunnerPool are made for, from the time on when it was first found. The spec
+    /// must not lead to another one then, as agents are looked for where it leads.
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub agent_pool: Option<AgentPoolStatus>,
     /// Registered agents of this RunnerPool and the most it may have, as `n/max`.
     #[serde(
         default,
@@ -139,6 +149,25 @@ pub enum ConnectionStatus {
     PoolNotFound,
     /// It asked to wait.
     Throttled,
+}
+
+/// An agent pool, in one form however a spec names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentPoolStatus {
+    /// The organization or collection, like `dev.azure.com/my-org`, in lower case.
+    pub organization: String,
+    /// Its name in lower case.
+    pub name: String,
+}
+
+impl AgentPoolStatus {
+    /// The agent pool that a spec leads to; `None`: it names none.
+    pub fn of(spec: &RunnerPoolSpec) -> Option<Self> {
+        let organization = OrganizationUrl::parse(&spec.az_do_url).ok()?.address();
+        let name = spec.pool.trim().to_lowercase();
+        (!name.is_empty()).then_some(Self { organization, name })
+    }
 }
 
 /// Which schedule is in force, and what comes next.

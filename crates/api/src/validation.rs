@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use crate::{OrganizationUrl, RunnerPoolSpec, SecurityContext, names, pod_template, schedule};
+use crate::{
+    AgentPoolStatus, OrganizationUrl, RunnerPoolSpec, RunnerPoolStatus, SecurityContext, names,
+    pod_template, schedule,
+};
 
 /// Variables that the operator sets on every agent; `extraEnv` may not redefine them.
 pub const RESERVED_ENV: [&str; 7] = [
@@ -29,6 +32,34 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.message)
     }
+}
+
+/// All violations of a spec beside the status that the RunnerPool has already: it must not lead to another agent pool than
+/// before, and then what [`validate`] says of it alone.
+pub fn validate_with(spec: &RunnerPoolSpec, status: Option<&RunnerPoolStatus>) -> Vec<Violation> {
+    let mut found = Violations::default();
+    let former = status.and_then(|status| status.agent_pool.as_ref());
+    if let (Some(former), Some(new)) = (former, AgentPoolStatus::of(spec)) {
+        const REMEDY: &str = "put it back; for another agent pool, delete this RunnerPool after that and create another";
+        if new.organization != former.organization {
+            let organization = &former.organization;
+            found.add(
+                "azDoUrl",
+                format!(
+                    "must lead to {organization}, where this RunnerPool has its agents; {REMEDY}"
+                ),
+            );
+        }
+        if new.name != former.name {
+            let name = &former.name;
+            found.add(
+                "pool",
+                format!("must be {name:?}, where this RunnerPool has its agents; {REMEDY}"),
+            );
+        }
+    }
+    found.0.extend(validate(spec));
+    found.0
 }
 
 /// All violations of a spec, in the order of its fields; none for a valid one.
@@ -476,5 +507,65 @@ mod tests {
                 "spec.certTrustStore[1].secretName",
             ]
         );
+    }
+
+    fn status(url: &str, pool: &str) -> RunnerPoolStatus {
+        let spec = RunnerPoolSpec {
+            az_do_url: url.to_owned(),
+            pool: pool.to_owned(),
+            ..spec("")
+        };
+        RunnerPoolStatus {
+            agent_pool: AgentPoolStatus::of(&spec),
+            ..RunnerPoolStatus::default()
+        }
+    }
+
+    #[test]
+    fn another_agent_pool_than_before_is_refused_with_field_and_remedy() {
+        const ACME: &str = "https://dev.azure.com/acme";
+        let refused = |url: &str, pool: &str| {
+            let found = validate_with(&spec(""), Some(&status(url, pool)));
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let pool = "spec.pool: must be \"q\", where this RunnerPool has its agents; put it back; for another agent pool, \
+                    delete this RunnerPool after that and create another";
+        let url = "spec.azDoUrl: must lead to dev.azure.com/other, where this RunnerPool has its agents; put it back; for \
+                   another agent pool, delete this RunnerPool after that and create another";
+        assert_eq!(refused(ACME, "Q"), [pool]);
+        assert_eq!(refused("https://dev.azure.com/other", "p"), [url]);
+        assert_eq!(refused("https://other.visualstudio.com", "q"), [url, pool]);
+    }
+
+    #[test]
+    fn an_agent_pool_may_be_named_in_another_form() {
+        for (url, pool) in [
+            ("https://dev.azure.com/acme", "p"),
+            (" https://dev.azure.com/Acme/ ", " P "),
+            ("https://acme.visualstudio.com/DefaultCollection", "p"),
+        ] {
+            let found = validate_with(&spec(""), Some(&status(url, pool)));
+            assert_eq!(found, [], "{url} {pool:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_never_found_can_be_corrected() {
+        let nowhere = RunnerPoolStatus::default();
+        for status in [None, Some(&nowhere)] {
+            assert_eq!(validate_with(&spec(""), status), []);
+        }
+    }
+
+    #[test]
+    fn another_agent_pool_is_reported_beside_all_else() {
+        let status = status("https://dev.azure.com/acme", "q");
+        let found = validate_with(&spec("image: ''\nminAgents: 11\n"), Some(&status));
+        let fields: Vec<&str> = found.iter().map(|found| found.field.as_str()).collect();
+        assert_eq!(fields, ["spec.pool", "spec.image", "spec.minAgents"]);
+        // What names no agent pool is told of once.
+        let mut bare = spec("");
+        bare.pool = " ".to_owned();
+        assert_eq!(validate_with(&bare, Some(&status)), validate(&bare));
     }
 }

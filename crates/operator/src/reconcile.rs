@@ -238,6 +238,11 @@ async fn pass_of(
         }
     };
 
+    let skips = deleting && forced;
+    if !skips && report::settle(pool, identity, context, &observed).await? {
+        return Ok(Action::await_change());
+    }
+
     let now = Timestamp::now();
     let (plan, breaches) = (context.decide)(&observed.snapshot, now);
     context

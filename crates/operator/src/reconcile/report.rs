@@ -9,8 +9,8 @@ use std::{
 };
 
 use api::{
-    AgentIndexStatus, AgentStatus, ConnectionStatus, FinishedRequest, InForce, Mode, RunnerPool,
-    RunnerPoolStatus, ScheduleStatus,
+    AgentIndexStatus, AgentPoolStatus, AgentStatus, ConnectionStatus, FinishedRequest, InForce,
+    Mode, RunnerPool, RunnerPoolStatus, ScheduleStatus,
     conditions::{ConditionType, Reason},
     names,
 };
@@ -66,6 +66,8 @@ struct Told {
     written: Option<Instant>,
     /// The status as it was last written, without times.
     applied: Option<RunnerPoolStatus>,
+    /// The API server dropped the agent pool from the status: its CRD is older than this program.
+    dropped: bool,
     lost: HashSet<i64>,
     /// What keeps queued jobs from agents.
     lacking: BTreeSet<Lacking>,
@@ -82,6 +84,61 @@ impl Reports {
 
     fn told(&self) -> MutexGuard<'_, HashMap<PoolKey, Told>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes down the agent pool when it was found, before anything is done there: from then on the spec must not lead to
+/// another one. `true`: the RunnerPool changed, by this or meanwhile, which calls for the next pass.
+///
+/// It is a write of its own and not part of the others, so that none of them can take it back: they may start from an older
+/// copy of the RunnerPool, or from one that cannot be read.
+pub(crate) async fn settle(
+    pool: &RunnerPool,
+    identity: &Identity,
+    context: &Context,
+    observed: &Observed,
+) -> Result<bool, Error> {
+    let holds = |pool: &RunnerPool| {
+        let status = pool.status.as_ref();
+        status.is_some_and(|status| status.agent_pool.is_some())
+    };
+    let dropped = {
+        let told = context.reports.told();
+        told.get(&identity.key).is_some_and(|told| told.dropped)
+    };
+    if observed.pool_id.is_none() || holds(pool) || dropped {
+        return Ok(false);
+    }
+    let pools: Api<RunnerPool> = Api::namespaced(context.client.clone(), &identity.key.namespace);
+    // The resource version: the spec may lead to another one by now.
+    let patch = json!({
+        "metadata": { "resourceVersion": pool.resource_version() },
+        "status": { "agentPool": AgentPoolStatus::of(&pool.spec) },
+    });
+    let (name, params) = (&identity.key.name, PatchParams::default());
+    match pools
+        .patch_status(name, &params, &Patch::Merge(patch))
+        .await
+    {
+        Ok(written) if holds(&written) => Ok(true),
+        Ok(_) => {
+            tracing::warn!(
+                namespace = identity.key.namespace,
+                pool = identity.key.name,
+                "Failed to write the agent pool into the status: the CustomResourceDefinition is older than the operator"
+            );
+            context
+                .reports
+                .told()
+                .entry(identity.key.clone())
+                .or_default()
+                .dropped = true;
+            Ok(false)
+        }
+        Err(kube::Error::Api(refusal)) if refusal.is_not_found() || refusal.is_conflict() => {
+            Ok(true)
+        }
+        Err(error) => Err(Error::Status(error)),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn resolve(
     cluster: &str,
     now: Timestamp,
 ) -> Result<Resolved, String> {
-    let violations = api::validate(&pool.spec);
+    let violations = api::validate_with(&pool.spec, pool.status.as_ref());
     let organization = match OrganizationUrl::parse(&pool.spec.az_do_url) {
         Ok(organization) if violations.is_empty() => organization,
         _ => {

@@ -5,12 +5,13 @@
 //! the schema and the validating one after it, so the first tells all violations at once, where the schema alone would tell
 //! a part, and the second sees what other webhooks have made of the object.
 
-use api::{RunnerPoolSpec, Violation, names};
+use api::{RunnerPoolSpec, RunnerPoolStatus, Violation, names};
 use kube::core::{
     DynamicObject, Status,
     admission::{AdmissionRequest, AdmissionResponse, AdmissionReview},
     response::{StatusCause, StatusDetails, reason},
 };
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 /// A webhook.
@@ -58,7 +59,7 @@ fn respond(webhook: Webhook, request: &AdmissionRequest<DynamicObject>) -> Admis
     let judged = if former.as_ref() == Some(&spec) {
         Ok(Vec::new())
     } else {
-        judge(webhook, spec)
+        judge(webhook, spec, request.old_object.as_ref())
     };
     match (judged, webhook) {
         (Err(violations), _) => refuse(response, object, &violations),
@@ -67,11 +68,18 @@ fn respond(webhook: Webhook, request: &AdmissionRequest<DynamicObject>) -> Admis
     }
 }
 
-/// Warnings of a spec, or all its violations.
-fn judge(webhook: Webhook, spec: Value) -> Result<Vec<String>, Vec<Violation>> {
+/// Warnings of a spec, or all its violations. The status is that of the former object: what an update gives for it counts
+/// for nothing.
+fn judge(
+    webhook: Webhook,
+    spec: Value,
+    former: Option<&DynamicObject>,
+) -> Result<Vec<String>, Vec<Violation>> {
+    let status =
+        former.and_then(|former| RunnerPoolStatus::deserialize(&former.data["status"]).ok());
     match serde_json::from_value::<RunnerPoolSpec>(spec) {
         Ok(spec) => {
-            let violations = api::validate(&spec);
+            let violations = api::validate_with(&spec, status.as_ref());
             if violations.is_empty() {
                 Ok(api::warnings(&spec))
             } else {
@@ -283,6 +291,51 @@ mod tests {
             let deletion = json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" });
             assert!(allowed(pool(&worse, deletion)));
             assert!(allowed(Value::Null), "a deletion");
+        }
+    }
+
+    #[test]
+    fn another_agent_pool_than_before_is_refused_whatever_status_comes_with_it() {
+        let found = |pool: &Value| {
+            let spec = serde_json::from_value(pool["spec"].clone()).unwrap();
+            let mut pool = pool.clone();
+            pool["status"] =
+                json!({ "queuedJobs": -1, "agentPool": api::AgentPoolStatus::of(&spec) });
+            pool
+        };
+        let former = found(&pool(&spec(), json!({})));
+        let changed = |field: &str, value: &str| {
+            let mut spec = spec();
+            spec[field] = json!(value);
+            pool(&spec, json!({}))
+        };
+        for webhook in [Webhook::Mutating, Webhook::Validating] {
+            for moved in [changed("pool", "q"), found(&changed("pool", "q"))] {
+                let response = asked(webhook, moved, former.clone());
+                assert_eq!(response["allowed"], false, "{response}");
+                let cause = &response["status"]["details"]["causes"][0];
+                assert_eq!(cause["field"], "spec.pool");
+                assert!(
+                    cause["message"].as_str().unwrap().contains("put it back"),
+                    "{cause}"
+                );
+            }
+            for same in [
+                changed("pool", " P "),
+                changed("azDoUrl", "https://acme.visualstudio.com"),
+                changed("patSecretName", "other"),
+            ] {
+                assert_eq!(asked(webhook, same, former.clone())["allowed"], true);
+            }
+            // It got there while no webhook answered.
+            let mut strayed = former.clone();
+            strayed["spec"]["pool"] = json!("q");
+            let back = pool(&spec(), json!({}));
+            assert_eq!(asked(webhook, back, strayed)["allowed"], true);
+            // What was never found can be corrected.
+            let unfound = pool(&spec(), json!({}));
+            let corrected = asked(webhook, changed("pool", "q"), unfound);
+            assert_eq!(corrected["allowed"], true);
         }
     }
 

@@ -11,7 +11,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::bed::{Bed, ORGANIZATION, POOL, agent_names, jobs, long_job, names};
+use crate::bed::{Bed, ORGANIZATION, POOL, agent_names, jobs, long_job, names, within};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -311,4 +311,99 @@ async fn a_namespace_goes_with_its_runner_pool_and_secret() {
     bed.agents_when("no registration is left", <[_]>::is_empty)
         .await;
     bed.gone("web").await;
+}
+
+/// Two more looks, and nothing has become of the busy agent and its job.
+async fn untouched(bed: &Bed, busy: &str) {
+    let looks = async || {
+        let requests = bed.control.requests(Some(ORGANIZATION)).await.unwrap();
+        requests.of("pat:default", "JobRequests.List")
+    };
+    let before = looks().await;
+    within("two more looks", async {
+        while looks().await < before + 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let pods = bed.pods().await;
+    assert_eq!(names(&pods), [busy]);
+    assert_eq!(pods[0].metadata.deletion_timestamp, None);
+    let agents = bed.agents().await;
+    assert_eq!(agent_names(&agents), [busy]);
+    assert!(agents.iter().all(|agent| agent.enabled), "{agents:#?}");
+    assert_eq!(bed.jobs().await[0].outcome, Outcome::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runner_pool_that_is_led_to_another_agent_pool_waits_until_it_is_led_back() {
+    const OTHER: &str = "Other Pool";
+    let mut bed = Bed::make().await;
+    bed.control.create_pool(ORGANIZATION, OTHER).await.unwrap();
+    bed.start_operator().await;
+    bed.create("web", json!({ "minAgents": 1, "maxAgents": 1 }))
+        .await;
+    bed.online(1).await;
+    let running = bed.run(long_job()).await;
+    let (job, busy) = (running.id, running.agent.unwrap());
+    let found = bed
+        .status_when("web", "the agent pool is written down", |status| {
+            status.agent_pool.is_some()
+        })
+        .await;
+    assert_eq!(
+        found.agent_pool,
+        api::AgentPoolStatus::of(&bed.runner_pool("web", json!({})).spec)
+    );
+
+    bed.change("web", json!({ "pool": OTHER })).await;
+    let strayed = bed
+        .condition_when("web", "Degraded", "True", "InvalidSpec")
+        .await;
+    let error = strayed.last_error.unwrap();
+    assert!(
+        error.contains("spec.pool: must be \"linux pool\"") && error.contains("put it back"),
+        "{error}"
+    );
+    untouched(&bed, &busy).await;
+    bed.delete("web").await;
+    bed.condition_when("web", "Ready", "False", "Deleting")
+        .await;
+    untouched(&bed, &busy).await;
+    // What was found is not what the operator remembers.
+    bed.kill_operator().await;
+    bed.start_operator().await;
+
+    bed.change("web", json!({ "pool": POOL })).await;
+    bed.agents_when(
+        "it is led back, and its agent gets no other job",
+        |agents| {
+            let mut agents = agents.iter();
+            agents.any(|agent| agent.name == busy && !agent.enabled)
+        },
+    )
+    .await;
+    assert_eq!(bed.jobs().await[0].outcome, Outcome::Running);
+    bed.control.cancel_job(ORGANIZATION, job).await.unwrap();
+    bed.gone("web").await;
+    assert_eq!(bed.jobs().await[0].outcome, Outcome::Canceled);
+    bed.pods_when("the Pods are gone", <[_]>::is_empty).await;
+    for pool in [POOL, OTHER] {
+        let left = bed.control.agents(ORGANIZATION, pool).await.unwrap();
+        assert!(left.is_empty(), "{left:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_pool_that_was_never_found_can_be_corrected() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({ "pool": "Typo" })).await;
+    let status = bed
+        .condition_when("web", "Connected", "False", "PoolNotFound")
+        .await;
+    assert_eq!(status.agent_pool, None);
+    bed.change("web", json!({ "pool": POOL })).await;
+    bed.condition_when("web", "Ready", "True", "AsExpected")
+        .await;
+    bed.ready("web").await;
 }

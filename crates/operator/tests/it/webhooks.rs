@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::RunnerPool;
+use api::{RunnerPool, RunnerPoolStatus};
 use control_plane::apply;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
@@ -249,6 +249,19 @@ async fn a_bad_spec_is_refused_with_every_violation_and_a_good_one_gets_the_labe
         .insert(LABEL.to_owned(), "Helm".to_owned());
     let made = pools.create(&PostParams::default(), &theirs).await.unwrap();
     assert_eq!(made.labels()[LABEL], "Helm");
+
+    // Once its agent pool was found it cannot be led to another one.
+    let found = |status: &RunnerPoolStatus| status.agent_pool.is_some();
+    bed.status_when("web", "its agent pool was found", found)
+        .await;
+    let moved = Patch::Merge(json!({ "spec": { "pool": "Other" } }));
+    let refusal = pools.patch("web", &params, &moved).await.unwrap_err();
+    assert!(
+        refusal
+            .to_string()
+            .contains("spec.pool: must be \"linux pool\""),
+        "{refusal}"
+    );
 
     // The one that was invalid before can be labelled and deleted, the operator's own finalizer included.
     let noted = pools.patch("old", &PatchParams::default(), &note).await;
