@@ -28,6 +28,16 @@ const KEEP_IDLE: Duration = Duration::from_secs(45);
 
 const FAILED: &str = "failed to set up the Kubernetes client";
 
+/// How to reach the cluster, from the environment. Never through a proxy: `HTTPS_PROXY`, which is read along with a
+/// kubeconfig, is meant for Azure DevOps.
+pub(crate) async fn infer() -> anyhow::Result<Config> {
+    let mut config = Config::infer().await.context(
+        "failed to find a cluster; set KUBECONFIG, or run in a Pod with a service account",
+    )?;
+    config.proxy_url = None;
+    Ok(config)
+}
+
 /// A client that repeats a refused request a few times only: a pass has better things to do than to wait, and the next
 /// one repeats what is still wanted. The gate is below: each attempt passes it, when its turn comes.
 pub(crate) fn gated(config: Config, gate: &Gate) -> anyhow::Result<Client> {

@@ -82,9 +82,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("--health-address: failed to listen on {health_address}"))?;
     install_tls();
-    let config = Config::infer().await.context(
-        "failed to find a cluster; set KUBECONFIG, or run in a Pod with a service account",
-    )?;
+    let config = client::infer().await?;
     let own = std::env::var("POD_NAMESPACE")
         .ok()
         .filter(|own| !own.is_empty());

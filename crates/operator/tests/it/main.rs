@@ -24,6 +24,7 @@ mod metrics;
 mod mode;
 mod naming;
 mod pods;
+mod proxy;
 mod removals;
 mod replica;
 mod rights;
