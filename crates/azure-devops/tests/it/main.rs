@@ -1,6 +1,8 @@
 //! The client against the simulator, over HTTP.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod proxy;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use azure_devops::{
@@ -72,6 +74,10 @@ fn client(simulator: &Simulator, token: &str) -> Client {
 
 fn client_behind(gate: Gate, simulator: &Simulator, token: &str) -> Client {
     let organization = format!("{}{ORGANIZATION}", simulator.url());
+    client_of(gate, organization, token)
+}
+
+fn client_of(gate: Gate, organization: String, token: &str) -> Client {
     let connections = Connections::new(gate).unwrap();
     Client::new(connections, organization, SecretString::from(token))
 }
