@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{Event, Simulation, truth::Origin};
 use crate::{
     clock::{MINUTE, Millis, SECOND, second},
-    cluster::{Name, has_ended, owner},
+    cluster::{Deletion, Name, has_ended, owner},
     control::Control,
     scenario::{AGENT_POOLS, Kind, programs},
 };
@@ -81,7 +81,7 @@ pub(crate) struct Machine {
     hangs: bool,
     /// The first thing that somebody other than the operator did to it.
     pub(crate) outside: Option<&'static str>,
-    /// The operator, or its owner's end, asked for its end.
+    /// The operator asked for its end, or let it go with its RunnerPool.
     pub(crate) ended_by_operator: bool,
     /// Its object is gone.
     pub(crate) gone: bool,
@@ -256,7 +256,9 @@ impl Simulation {
             Step::ToldToStop => self.told_to_stop(number),
             Step::HookLooks if running => self.hook_looks(number),
             Step::GraceEnds if running => {
-                self.blame(number, "outlived its grace period");
+                if !machine.ended_by_operator {
+                    self.blame(number, "outlived its grace period");
+                }
                 self.die(number, 137);
             }
             _ => {}
@@ -652,12 +654,11 @@ impl Simulation {
             uid,
             resource_version: None,
         };
-        self.blame(number, what);
-        if self
-            .cluster
-            .delete_pod(&name, &preconditions, self.now)
-            .is_ok()
-        {
+        let deleted = self.cluster.delete_pod(&name, &preconditions, self.now);
+        if matches!(deleted, Ok(Deletion::Asked)) {
+            self.blame(number, what);
+        }
+        if deleted.is_ok() {
             self.mark_effect(what, number);
             self.tell_pod(number, what);
             self.deletion_asked(number);

@@ -303,7 +303,7 @@ impl Simulation {
                 {
                     Ok(Some(uid)) => {
                         let wait = self.random.between(100, 3 * SECOND);
-                        self.after(wait, Event::Collected(uid));
+                        self.after(wait, Event::Collected(uid, names_seen_at));
                         Answer::Kubernetes(Ok(()))
                     }
                     Ok(None) => Answer::Kubernetes(Ok(())),

@@ -434,7 +434,7 @@ impl Simulation {
             .tell(self.now, "user", || format!("deletes {key}"));
         self.troubles.deleted[pool] = true;
         if let Some(uid) = self.cluster.delete_pool(&key, self.now) {
-            self.after(SECOND, Event::Collected(uid));
+            self.after(SECOND, Event::Collected(uid, self.now));
         }
         let wait = self.random.between(SECOND, 2 * HOUR);
         self.after(wait, Event::PoolAgain(pool));

@@ -8,7 +8,7 @@ use azure_devops_simulator::{Outcome, world::direct::PoolHandle};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{ResourceExt as _, api::Preconditions};
 
-use super::Simulation;
+use super::{Machine, Simulation};
 use crate::{
     book::Breach,
     clock::{Millis, SECOND},
@@ -136,16 +136,38 @@ impl Simulation {
             return;
         };
         self.deletion_asked(number);
-        let machine = &mut self.machines[number];
-        machine.ended_by_operator = true;
-        if object.metadata.uid.as_deref() != Some(&machine.owner) {
+        if object.metadata.uid.as_deref() != Some(&self.machines[number].owner) {
             let detail = format!("Pod {} of another RunnerPool", name.1);
             self.book.fail(Breach::StrangerTouched, self.now, detail);
+        }
+        let stored = self.cluster.pods.get(name);
+        let silent = object.metadata.deletion_timestamp.is_some()
+            || object.spec.mode == api::Mode::Drained
+            || stored.is_some_and(|pod| is_waiting(pod));
+        self.judge_end(number, silent, seen_at);
+    }
+
+    /// The operator ends a Pod, be it that it lets its RunnerPool go. `silent`: it did not wait for its agent any more, or its
+    /// node has not told that it runs.
+    pub(crate) fn judge_end(&mut self, number: usize, silent: bool, seen_at: Millis) {
+        self.machines[number].ended_by_operator = true;
+        let machine = &self.machines[number];
+        let Some(job) = self.job_of(machine) else {
+            return;
+        };
+        if silent && machine.registered_at >= seen_at {
+            // Nobody could know, as no look shows its agent. If the job did not end well now, that would count.
+            self.book.counts.stopped_unheard += 1;
             return;
         }
-        let machine = &self.machines[number];
+        let detail = format!("Pod {} ended while it has job {job}", machine.name.1);
+        self.book.fail(Breach::BusyDisturbed, self.now, detail);
+    }
+
+    /// The job that an agent has.
+    fn job_of(&self, machine: &Machine) -> Option<i64> {
         if !machine.is_running() || self.nodes[machine.node].lost {
-            return;
+            return None;
         }
         let handle = self.handle(machine.agent_pool);
         let assigned = machine
@@ -157,20 +179,7 @@ impl Simulation {
             let job = self.world.job_line(handle, *job);
             job.is_some_and(|job| !job.outcome.is_finished())
         };
-        if let Some(job) = machine.worker.or(assigned).filter(runs) {
-            let stored = self.cluster.pods.get(name);
-            let silent = object.metadata.deletion_timestamp.is_some()
-                || object.spec.mode == api::Mode::Drained
-                || stored.is_some_and(|pod| is_waiting(pod));
-            if silent && machine.registered_at >= seen_at {
-                // Nobody could know: no look shows its agent, and its node has not told that it runs, or its RunnerPool
-                // ends and did not wait for it any more. If the job did not end well now, that would count.
-                self.book.counts.stopped_unheard += 1;
-                return;
-            }
-            let detail = format!("Pod {} deleted while it has job {job}", name.1);
-            self.book.fail(Breach::BusyDisturbed, self.now, detail);
-        }
+        machine.worker.or(assigned).filter(runs)
     }
 
     /// The operator declares a Pod failed. Its node tears down what has begun to run meanwhile.

@@ -9,6 +9,7 @@ use kube::api::Preconditions;
 use super::{Event, Simulation};
 use crate::{
     clock::{HOUR, Millis, SECOND},
+    cluster::Deletion,
     scenario::{AGENT_POOLS, ORGANIZATION, can_run, capabilities, demands, programs},
 };
 
@@ -180,8 +181,9 @@ impl Simulation {
         self.cluster.put_pool(wanted, self.now);
     }
 
-    /// Garbage collection: what a RunnerPool owned goes after it.
-    pub(crate) fn collect(&mut self, uid: &str) {
+    /// Garbage collection: what a RunnerPool owned goes after it. `seen_at`: when who let it go last saw which agents are
+    /// registered.
+    pub(crate) fn collect(&mut self, uid: &str, seen_at: Millis) {
         let (pods, claims) = self.cluster.owned_by(uid);
         for name in pods {
             let Some(pod) = self.cluster.pods.get(&name) else {
@@ -194,8 +196,8 @@ impl Simulation {
             let deleted = self
                 .cluster
                 .delete_pod(&name, &Preconditions::default(), self.now);
-            if deleted.is_ok() {
-                self.machines[number].ended_by_operator = true;
+            if matches!(deleted, Ok(Deletion::Asked)) {
+                self.judge_end(number, true, seen_at);
                 self.tell_pod(number, "is collected after its RunnerPool");
                 self.deletion_asked(number);
             }
