@@ -70,6 +70,15 @@ pub(crate) enum Event {
     PoolAgain(usize),
 }
 
+/// What is drawn by itself, so that it changes nothing else of a seed's story.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Apart {
+    Latency,
+    ReadOfRequests,
+    ReadOfAgents,
+    Deletion,
+}
+
 pub(crate) struct Simulation {
     pub(crate) options: Options,
     pub(crate) seed: u64,
@@ -210,6 +219,12 @@ impl Simulation {
     /// Something took effect, with a name that equal runs give it too.
     pub(crate) fn effect_of(&mut self, what: &str, whom: &str) {
         self.book.effect(self.now, what, whom);
+    }
+
+    /// Chance for one occasion at a time.
+    pub(crate) fn apart(&self, time: Millis, whom: u64, what: Apart) -> Random {
+        let time = u64::try_from(time).unwrap_or_default();
+        Random::of(self.seed, [time, whom, what as u64])
     }
 
     /// The time as the world has it.

@@ -22,7 +22,7 @@ use azure_devops_simulator::{World, world::direct::PoolHandle};
 use operator::replica::{Sight, agent_pool};
 use planner::AgentPool;
 
-use super::{Event, Process, Simulation};
+use super::{Apart, Event, Process, Simulation};
 use crate::{
     clock::{MINUTE, Millis, SECOND, at},
     random::Random,
@@ -276,7 +276,7 @@ impl Simulation {
     /// How long the two requests of a look take. Drawn for the occasion: it must not depend on whether other looks were
     /// skipped.
     fn latencies(&self, operator: usize, number: usize, started: Millis) -> (Millis, Millis) {
-        let mut random = self.occasion(operator, number, started, 0);
+        let mut random = self.occasion(operator, number, started, Apart::Latency);
         if self.troubles.is(Kind::AzureSlow) {
             return (
                 random.between(100, 35 * SECOND),
@@ -286,13 +286,9 @@ impl Simulation {
         (random.between(20, 400), random.between(20, 400))
     }
 
-    fn occasion(&self, operator: usize, number: usize, time: Millis, which: u64) -> Random {
+    fn occasion(&self, operator: usize, number: usize, time: Millis, what: Apart) -> Random {
         let word = |number: usize| u64::try_from(number).unwrap_or_default();
-        let time = u64::try_from(time).unwrap_or_default();
-        Random::of(
-            self.seed,
-            [time, word(operator) << 32 | word(number), which],
-        )
+        self.apart(time, word(operator) << 32 | word(number), what)
     }
 
     pub(crate) fn look_reads(&mut self, operator: usize, number: usize, epoch: u32, agents: bool) {
@@ -314,7 +310,12 @@ impl Simulation {
             return;
         }
         let (agent_pool, token) = (state.agent_pool, state.token.clone());
-        let mut random = self.occasion(operator, number, now, 1 + u64::from(agents));
+        let what = if agents {
+            Apart::ReadOfAgents
+        } else {
+            Apart::ReadOfRequests
+        };
+        let mut random = self.occasion(operator, number, now, what);
         let mut plain = self.troubles.azure_is_well();
         let mut true_at = now;
         let refused = self.refuse_read(operator, token.as_deref(), &mut random);

@@ -6,7 +6,7 @@ use api::{Mode, RunnerPool, names};
 use azure_devops_simulator::AgentSpec;
 use kube::ResourceExt as _;
 
-use super::{Event, Simulation, truth::Origin};
+use super::{Apart, Event, Simulation, truth::Origin};
 use crate::{
     clock::{HOUR, MINUTE, Millis, SECOND},
     scenario::{AGENT_POOLS, Kind, ORGANIZATION, spec},
@@ -432,12 +432,16 @@ impl Simulation {
         self.effect_of("delete", &key.to_string());
         self.book
             .tell(self.now, "user", || format!("deletes {key}"));
-        self.troubles.deleted[pool] = true;
         if let Some(uid) = self.cluster.delete_pool(&key, self.now) {
             self.after(SECOND, Event::Collected(uid, self.now));
         }
         let wait = self.random.between(SECOND, 2 * HOUR);
-        self.after(wait, Event::PoolAgain(pool));
+        // One that comes again finds what its namesake left, and takes it for its own.
+        let whom = u64::try_from(pool).unwrap_or_default();
+        if !self.apart(self.now, whom, Apart::Deletion).permille(300) {
+            self.troubles.deleted[pool] = true;
+            self.after(wait, Event::PoolAgain(pool));
+        }
         true
     }
 
