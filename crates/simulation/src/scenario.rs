@@ -65,6 +65,7 @@ pub(crate) enum Kind {
     NodeLost,
     NodePartitioned,
     StrangerRegisters,
+    StrangerCreates,
     RegistrationDeleted,
     AgentDisabled,
     SpecEdited,
@@ -76,7 +77,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// All, each with the mean time between two of them in a run of usual trouble.
+    /// Strangers in the cluster, with the mean time between two of them in a run of usual trouble.
+    const IN_THE_CLUSTER: (Self, Millis) = (Self::StrangerCreates, 6 * HOUR);
+
+    /// All others, each with that time.
     pub(crate) const ALL: [(Self, Millis); 34] = [
         (Self::AzureDown, 6 * HOUR),
         (Self::AzureThrottled, 8 * HOUR),
@@ -120,6 +124,8 @@ impl Scenario {
         let mut random = Random::new(seed ^ 0x5ce0_a210);
         // Drawn apart, so that seeds from before there were schedules mean what they meant.
         let mut of_schedules = Random::new(seed ^ 0x0c70_c4d1);
+        // And from before strangers made Pods and claims.
+        let mut of_strangers = Random::new(seed ^ 0x51a7_b0d5);
         let agent_pools = if random.permille(600) { 1 } else { 2 };
         let count = 1 + random.index(3);
         let mut pools: Vec<RunnerPool> = Vec::new();
@@ -145,15 +151,16 @@ impl Scenario {
             .collect();
         // One run in eight is calm, some have a lot of few kinds, most have some of everything.
         let intensity = random.below(8);
-        let troubles = Kind::ALL
-            .into_iter()
-            .filter_map(|(kind, mean)| match intensity {
-                0 => None,
-                1 | 2 => random.permille(150).then_some((kind, mean / 6)),
-                3 => Some((kind, mean / 3)),
-                _ => random.permille(700).then_some((kind, mean)),
-            })
+        let comes = |random: &mut Random, (kind, mean): (Kind, Millis)| match intensity {
+            0 => None,
+            1 | 2 => random.permille(150).then_some((kind, mean / 6)),
+            3 => Some((kind, mean / 3)),
+            _ => random.permille(700).then_some((kind, mean)),
+        };
+        let mut troubles: Vec<_> = (Kind::ALL.into_iter())
+            .filter_map(|kind| comes(&mut random, kind))
             .collect();
+        troubles.extend(comes(&mut of_strangers, Kind::IN_THE_CLUSTER));
         Self {
             pools,
             jobs_an_hour,

@@ -5,18 +5,20 @@ mod looks;
 mod operators;
 mod requests;
 mod rest;
+mod strangers;
 mod troubles;
 mod truth;
 mod users;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use azure_devops::Connections;
 use azure_devops_simulator::{Settings, World, world::direct::PoolHandle};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use uuid::Uuid;
 
 pub(crate) use self::{
@@ -68,6 +70,7 @@ pub(crate) enum Event {
     Trouble(Kind),
     TroubleEnds(Kind, u32),
     PoolAgain(usize),
+    StrangerLeaves(Name),
 }
 
 /// What is drawn by itself, so that it changes nothing else of a seed's story.
@@ -104,6 +107,11 @@ pub(crate) struct Simulation {
     pub(crate) contested_claims: BTreeSet<Name>,
     /// Registrations of strangers that have to be there, with whether they are enabled.
     pub(crate) strangers: HashMap<i64, (usize, bool)>,
+    /// Pods and claims of strangers, as they have to be there.
+    pub(crate) strangers_pods: BTreeMap<Name, Arc<Pod>>,
+    pub(crate) strangers_claims: BTreeMap<Name, Arc<PersistentVolumeClaim>>,
+    /// Those of them whose name an agent of ours may want.
+    pub(crate) in_the_way: BTreeSet<Name>,
     /// Kept claims that have to be there, by name, with their uid.
     pub(crate) kept: HashMap<(String, String), String>,
     next_deadline: Millis,
@@ -151,6 +159,9 @@ impl Simulation {
             book: Book::new(options.trace),
             contested_claims: BTreeSet::new(),
             strangers: HashMap::new(),
+            strangers_pods: BTreeMap::new(),
+            strangers_claims: BTreeMap::new(),
+            in_the_way: BTreeSet::new(),
             kept: HashMap::new(),
             next_deadline: Millis::MAX,
             end: options.hours * HOUR,
@@ -264,6 +275,7 @@ impl Simulation {
             Event::Trouble(kind) => self.trouble_comes(kind),
             Event::TroubleEnds(kind, number) => self.trouble_ends(kind, number),
             Event::PoolAgain(pool) => self.pool_again(pool),
+            Event::StrangerLeaves(name) => self.stranger_leaves(&name),
         }
     }
 

@@ -263,7 +263,11 @@ impl Simulation {
                 Answer::Kubernetes(deleted.map(drop))
             }
             Request::PatchPod(name, patch) => {
-                let patched = self.cluster.patch_pod(&(namespace, name), &patch);
+                let name = (namespace, name);
+                let patched = self.cluster.patch_pod(&name, &patch);
+                if patched.is_ok() {
+                    self.judge_mark(&name);
+                }
                 Answer::Pod(patched.map(|pod| Some(Box::new(owned(&pod)))))
             }
             Request::PatchPodStatus(name, patch) => {

@@ -120,6 +120,8 @@ impl Simulation {
         }
         self.unrest_of_pods(&mut left);
         self.unrest_of_registrations(&mut left);
+        let touched = self.touched_strangers().into_iter();
+        left.extend(touched.map(|detail| (Breach::StrangerTouched, detail)));
         for (name, uid) in &self.kept {
             let claim = self.cluster.claims.get(name);
             if claim.is_none_or(|claim| claim.metadata.uid.as_ref() != Some(uid)) {
@@ -178,9 +180,9 @@ impl Simulation {
             .filter_map(|pool| pool.metadata.uid.as_deref())
             .collect();
         let mut used = BTreeSet::new();
-        for pod in self.cluster.pods.values() {
+        for (name, pod) in &self.cluster.pods {
             let of_pool = owner(pod).is_some_and(|owner| uids.contains(owner));
-            if !of_pool {
+            if !of_pool && !self.strangers_pods.contains_key(name) {
                 left.push((Breach::LeftOver, format!("Pod {}", pod.name_any())));
             }
             let namespace = pod.namespace().unwrap_or_default();
@@ -189,7 +191,8 @@ impl Simulation {
             );
         }
         for (name, claim) in &self.cluster.claims {
-            if goes(claim) && !used.contains(name) {
+            let of_stranger = self.strangers_claims.contains_key(name);
+            if goes(claim) && !used.contains(name) && !of_stranger {
                 left.push((Breach::LeftOver, format!("claim {}", name.1)));
             }
         }

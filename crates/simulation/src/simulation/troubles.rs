@@ -231,6 +231,7 @@ impl Simulation {
                 true
             }
             Kind::StrangerRegisters => self.stranger_registers(),
+            Kind::StrangerCreates => self.stranger_creates(),
             Kind::RegistrationDeleted => self.registration_deleted(),
             Kind::AgentDisabled => self.agent_disabled(),
             Kind::SpecEdited => self.edit_spec(),
@@ -475,6 +476,9 @@ impl Simulation {
         for &operator in alive.iter().skip(1) {
             self.operator_stops(operator);
         }
+        for name in self.in_the_way.clone() {
+            self.stranger_leaves(&name);
+        }
         // Agents that hang are somebody else's to end.
         let hanging: Vec<usize> = self.present().filter(|&pod| self.hangs(pod)).collect();
         for pod in hanging {
@@ -511,6 +515,7 @@ pub(crate) fn name(kind: Kind) -> &'static str {
         Kind::NodeLost => "node lost",
         Kind::NodePartitioned => "node cut off",
         Kind::StrangerRegisters => "stranger registers",
+        Kind::StrangerCreates => "stranger creates",
         Kind::RegistrationDeleted => "registration deleted",
         Kind::AgentDisabled => "agent disabled",
         Kind::SpecEdited => "spec edited",

@@ -196,6 +196,14 @@ impl Simulation {
         }
     }
 
+    /// The operator marks a Pod.
+    pub(crate) fn judge_mark(&mut self, name: &Name) {
+        if self.strangers_pods.contains_key(name) {
+            let detail = format!("Pod {} marked", name.1);
+            self.book.fail(Breach::StrangerTouched, self.now, detail);
+        }
+    }
+
     /// The operator disables an agent.
     pub(crate) fn judge_disabling(&mut self, id: i64) {
         if self.strangers.contains_key(&id) {
@@ -354,7 +362,10 @@ impl Simulation {
         if preconditions.uid.is_some() && preconditions.uid != claim.metadata.uid {
             return;
         }
-        if !goes(claim) {
+        if self.strangers_claims.contains_key(name) {
+            let detail = format!("claim {} deleted", name.1);
+            self.book.fail(Breach::StrangerTouched, self.now, detail);
+        } else if !goes(claim) {
             self.book
                 .fail(Breach::KeptClaimDeleted, self.now, name.1.clone());
         }
@@ -367,7 +378,16 @@ impl Simulation {
         let Some(pod) = self.cluster.pods.get(name) else {
             return true;
         };
-        let mut claims = mounts(pod).map(|claim| (name.0.clone(), claim.to_owned()));
+        let claims: Vec<Name> = mounts(pod)
+            .map(|claim| (name.0.clone(), claim.to_owned()))
+            .collect();
+        let mut strangers = claims.iter();
+        let stranger = strangers.find(|claim| self.strangers_claims.contains_key(claim));
+        self.fail_if(stranger.map(|claim| {
+            let detail = format!("claim {} mounted", claim.1);
+            (Breach::StrangerTouched, detail)
+        }));
+        let mut claims = claims.iter();
         let missing = claims.find(|claim| !self.cluster.claims.contains_key(claim));
         match &missing {
             // Between the claim that one operator made and its Pod, another may take the claim for one that nobody has.
