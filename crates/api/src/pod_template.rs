@@ -71,15 +71,12 @@ impl PodTemplate {
         })
     }
 
-    /// Whether its Pods run on Windows.
-    pub fn is_windows(&self) -> bool {
+    /// Whether its Pods run on Windows; `None`: it does not say.
+    pub fn is_windows(&self) -> Option<bool> {
         let os = self.spec.get("os").and_then(|os| os.get("name"));
         let selector = self.spec.get("nodeSelector");
         let selected = selector.and_then(|labels| labels.get("kubernetes.io/os"));
-        [os, selected]
-            .into_iter()
-            .flatten()
-            .any(|name| name == "windows")
+        os.or(selected).map(|name| name == "windows")
     }
 }
 
@@ -352,12 +349,10 @@ mod tests {
             let template: PodTemplate = serde_saphyr::from_str(template).expect("a template");
             template.is_windows()
         };
-        assert!(is_windows("spec: {os: {name: windows}}"));
-        assert!(is_windows(
-            "spec: {nodeSelector: {kubernetes.io/os: windows}}"
-        ));
-        assert!(!is_windows(
-            "spec: {nodeSelector: {kubernetes.io/os: linux}}"
-        ));
+        assert_eq!(is_windows("spec: {os: {name: windows}}"), Some(true));
+        let selector = |os: &str| format!("spec: {{nodeSelector: {{kubernetes.io/os: {os}}}}}");
+        assert_eq!(is_windows(&selector("windows")), Some(true));
+        assert_eq!(is_windows(&selector("linux")), Some(false));
+        assert_eq!(is_windows("spec: {nodeSelector: {disk: ssd}}"), None);
     }
 }

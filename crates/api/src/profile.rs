@@ -124,9 +124,11 @@ impl RunnerPoolSpec {
 }
 
 impl<'a> Profile<'a> {
-    /// Whether its agents run on Windows.
+    /// Whether its agents run on Windows: as the last template says that names an operating system.
     pub fn is_windows(&self) -> bool {
-        self.templates.iter().any(|template| template.is_windows())
+        let mut templates = self.templates.iter().rev();
+        let named = templates.find_map(|template| template.is_windows());
+        named.unwrap_or(false)
     }
 
     /// Environment variables that tell its agents, and so Azure DevOps, what they can do: names that a shell keeps.
