@@ -187,10 +187,10 @@ impl Reader {
         };
         let seen = Arc::make_mut(&mut look.agent_pool);
         match write {
+            // Even if it shows as disabled: that look began before the answer.
             Write::Disabled(id) => {
-                let enabled =
-                    |agent: &&mut Registration| agent.id == *id && agent.intake == Intake::Enabled;
-                if let Some(agent) = seen.registrations.iter_mut().find(enabled) {
+                let mut agents = seen.registrations.iter_mut();
+                if let Some(agent) = agents.find(|agent| agent.id == *id) {
                     agent.intake = Intake::DisableSent;
                 }
             }
@@ -274,8 +274,8 @@ impl Reader {
         state.inhabited = inhabited;
     }
 
-    /// Takes note that an agent is about to be disabled. A look that has begun by then may show it disabled, and does not
-    /// tell what became of it.
+    /// Takes note that an agent is about to be disabled, or that this was answered or given up. A look that has begun by
+    /// then may show it disabled, and does not tell what became of it.
     pub(crate) fn disabling(&self, agent_id: i64) {
         self.state().disabling.insert(agent_id);
     }
@@ -566,6 +566,13 @@ mod tests {
                 json!({ "id": id, "name": "web-agent-0", "status": "online", "enabled": false });
             registration(serde_json::from_value(agent).expect("an agent"))
         };
+        let shown = || {
+            let Look::Known(look) = reader.outcome().1.look() else {
+                unreachable!("it succeeded");
+            };
+            let registrations = look.agent_pool.registrations.iter();
+            registrations.map(|agent| agent.intake).collect::<Vec<_>>()
+        };
         let ends = || {
             let seen = AgentPool {
                 registrations: vec![disabled(1), disabled(2)],
@@ -576,20 +583,22 @@ mod tests {
                 Duration::from_secs(5),
                 Ok(Arc::new(seen)),
             );
-            let Look::Known(look) = reader.outcome().1.look() else {
-                unreachable!("it succeeded");
-            };
-            let intakes = look
-                .agent_pool
-                .registrations
-                .iter()
-                .map(|agent| agent.intake);
-            intakes.collect::<Vec<_>>()
+            shown()
         };
         reader.looks();
         reader.disabling(1);
         assert_eq!(ends(), [Intake::DisableSent, Intake::Disabled]);
         reader.looks();
         assert_eq!(ends(), [Intake::Disabled, Intake::Disabled]);
+        // The answer comes when a look is under way that began after the request was sent.
+        reader.disabling(1);
+        reader.looks();
+        reader.disabling(1);
+        assert_eq!(ends(), [Intake::DisableSent, Intake::Disabled]);
+        // Or when it has ended.
+        reader.looks();
+        assert_eq!(ends(), [Intake::Disabled, Intake::Disabled]);
+        reader.note(&Write::Disabled(2));
+        assert_eq!(shown(), [Intake::Disabled, Intake::DisableSent]);
     }
 }

@@ -453,8 +453,11 @@ impl<O: Outside> Actor<'_, O> {
         let Some(pool_id) = self.observed.pool_id else {
             return End::PutOff("the agent pool's id is not known");
         };
-        self.observed.subscription.reader.disabling(agent_id);
-        match self.outside.disable_agent(pool_id, agent_id, name).await {
+        let reader = &self.observed.subscription.reader;
+        reader.disabling(agent_id);
+        let answer = self.outside.disable_agent(pool_id, agent_id, name).await;
+        reader.disabling(agent_id);
+        match answer {
             Ok(()) => End::Carried(Some(Write::Disabled(agent_id))),
             Err(error) if error.class() == Class::NotFound => {
                 End::Carried(Some(Write::Removed(agent_id)))
