@@ -213,6 +213,15 @@ impl Reader {
         }
     }
 
+    /// What somebody else's look shows, with what is remembered here.
+    pub(crate) fn remembering(&self, look: &Look) -> Look {
+        let mut look = look.clone();
+        if let Look::Known(look) = &mut look {
+            look.memory = Arc::clone(&self.state().memory);
+        }
+        look
+    }
+
     /// Remembers what an agent taught of the profile that goes by this name.
     pub(crate) fn remember(&self, name: &str, lesson: Lesson) {
         let mut state = self.state();

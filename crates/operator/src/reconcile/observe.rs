@@ -127,7 +127,8 @@ fn siblings(
         Some(Snapshot {
             pool: wishes.pool,
             cluster,
-            look: look.clone(),
+            // Each token has a reader of its own, which remembers what it saw.
+            look: subscription.reader.remembering(look),
             siblings: Vec::new(),
         })
     };
