@@ -180,6 +180,8 @@ pub(crate) fn patience(agent: &Agent, others: bool, now: Timestamp) -> Option<Pa
     }
     let waiting = pod.waiting?;
     let (patience, why) = match waiting.hold {
+        // Its turn comes, however long that takes.
+        Hold::Queued => return None,
         Hold::NoNode if !others => return None,
         Hold::NoNode => (NODE_PATIENCE, Why::NoNode),
         Hold::Failing => (ERROR_PATIENCE, Why::NotStarting),

@@ -162,6 +162,8 @@ pub struct Waiting {
 /// What keeps a Pod from starting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
+    /// It waits for its turn in a queue, as that of Kueue, before it is given a node.
+    Queued,
     /// No node has taken it.
     NoNode,
     /// A node has it and has not started it yet, and tells of no error.

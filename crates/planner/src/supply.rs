@@ -36,7 +36,7 @@ pub(crate) fn supply<'a>(
 pub(crate) fn certain(agents: &BTreeMap<u32, Agent>, now: Timestamp) -> HashMap<&str, usize> {
     let in_doubt = |waiting: Waiting| match waiting.hold {
         Hold::NotStarted => false,
-        Hold::Failing => true,
+        Hold::Queued | Hold::Failing => true,
         Hold::NoNode => now >= later(waiting.since, NODE_PATIENCE),
     };
     count(agents, |agent, pod| match agent.state {

@@ -28,8 +28,6 @@ pub(crate) struct Trouble {
     pub(crate) start: Option<String>,
     /// Why it was or is being ended, other than by its agent.
     pub(crate) end: Option<String>,
-    /// It waits for its turn in a queue, as that of Kueue, before it is given a node. That is none, however long it takes.
-    pub(crate) gated: bool,
     /// Its node does not answer, so that nobody knows what its agent does.
     pub(crate) node_lost: bool,
     /// When it should be gone; `None`: nobody asked for its deletion.
@@ -40,7 +38,6 @@ impl Trouble {
     pub(crate) fn read(pod: &Pod) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         Self {
-            gated: is_gated(pod) && pod.metadata.deletion_timestamp.is_none(),
             start: start(&status),
             end: end(pod, &status),
             node_lost: node_lost(pod, &status),
@@ -191,7 +188,8 @@ fn names_gates(scheduled: &PodCondition) -> bool {
 pub(super) fn waiting(pod: &Pod, phase: PodPhase, created_at: Timestamp) -> Option<Waiting> {
     let status = pod.status.as_ref().filter(|_| phase == PodPhase::Pending)?;
     if is_gated(pod) {
-        return None;
+        let (hold, since) = (Hold::Queued, created_at);
+        return Some(Waiting { hold, since });
     }
     let scheduled = condition(status, "PodScheduled")?;
     let since = refused_after_gates(pod);
@@ -339,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gated_pod_waits_for_nothing_and_its_time_counts_from_the_end_of_that() {
+    fn a_pod_waits_for_its_turn_and_then_for_a_node_from_that_time_on() {
         let scheduled = |status: &str, reason: &str, since: Option<i64>| {
             let since = since.map(at);
             let condition = json!({ "type": "PodScheduled", "status": status, "reason": reason, "lastTransitionTime": since });
@@ -349,9 +347,15 @@ mod tests {
         let (none, nobody) = (json!({}), json!([]));
         let seen = |spec: &Value, status: Value, writers: &Value| {
             let pod = pod(spec, &status, writers);
-            (pod.trouble.start, pod.trouble.gated, pod.pod.waiting)
+            (pod.trouble.start, pod.pod.waiting)
         };
-        let in_queue = (None, true, None);
+        let in_queue = (
+            None,
+            Some(Waiting {
+                hold: Hold::Queued,
+                since: at(100),
+            }),
+        );
         assert_eq!(
             seen(&gates, json!({ "phase": "Pending" }), &nobody),
             in_queue
@@ -365,7 +369,7 @@ mod tests {
             let since = at(since);
             let hold = Hold::NoNode;
             let start = Some("Unschedulable".to_owned());
-            (start, false, Some(Waiting { hold, since }))
+            (start, Some(Waiting { hold, since }))
         };
         let refused = |since| scheduled("False", "Unschedulable", since);
         assert_eq!(seen(&none, refused(Some(150)), &nobody), unplaced(150));

@@ -2,7 +2,6 @@
 //! new.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -31,7 +30,7 @@ use serde_json::json;
 use super::{Context, Error, Identity, act::Done, observe::Observed, troubles};
 use crate::{
     events::Report,
-    manifest::{self, pod::AgentPod},
+    manifest,
     mirror::PoolKey,
     reader::{FailureKind, Outcome},
 };
@@ -387,7 +386,7 @@ impl Findings {
             .iter()
             .find(|finding| !over_quota(finding))
             .cloned()
-            .or_else(|| troubles::of_pods(&ungated(&observed.pods), plan, Timestamp::now()))
+            .or_else(|| troubles::of_pods(&observed.pods, plan, Timestamp::now()))
             .or_else(|| troubles::of_names(plan))
             .or_else(|| troubles::of_jobs(plan));
         let degraded = found.map_or_else(|| Verdict::no(fine()), Verdict::yes);
@@ -792,16 +791,6 @@ fn tell_unserved_jobs(pool: &RunnerPool, identity: &Identity, context: &Context,
             };
             context.events.emit(&pool.object_ref(&()), report);
         }
-    }
-}
-
-/// Pods that do not wait in a queue. That wait is no trouble.
-fn ungated(pods: &[AgentPod]) -> Cow<'_, [AgentPod]> {
-    if pods.iter().any(|pod| pod.trouble.gated) {
-        let ungated = pods.iter().filter(|pod| !pod.trouble.gated);
-        ungated.cloned().collect()
-    } else {
-        pods.into()
     }
 }
 

@@ -98,6 +98,8 @@ fn of_unfinished(pod: &AgentPod, offline: bool, now: Timestamp) -> Option<Troubl
         Some(Trouble::Stuck("its node does not answer".into()))
     } else if offline {
         Some(Trouble::Failing("its agent is not online".into()))
+    } else if hold == Some(Hold::Queued) {
+        None
     } else if hold == Some(Hold::NoNode) {
         waits.then(|| Trouble::Unplaced(text()))
     } else if pod.trouble.start.is_some() {

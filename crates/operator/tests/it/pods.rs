@@ -469,8 +469,9 @@ async fn a_pod_may_wait_for_its_turn_in_a_queue_as_long_as_it_takes() {
     bed.create("kueue", gated).await;
     bed.ready("kueue").await;
     bed.online(1).await;
-    let pods = bed.pods().await;
-    assert_eq!(pods.len(), 2, "one that waits is not made again");
+    let pods = bed
+        .pods_when("one waits and one is online", |pods| pods.len() == 2)
+        .await;
     let waits = pods
         .iter()
         .find(|pod| pod.labels()["runner-pool"] == "kueue");

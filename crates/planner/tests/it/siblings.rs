@@ -126,6 +126,7 @@ fn one_that_is_finding_out_is_waited_for() {
         (agent(0).created(-40).waiting(Hold::NoNode, -40), true),
         (agent(0).created(-40).waiting(Hold::NotStarted, -30), true),
         (agent(0).created(-40).waiting(Hold::Failing, -30), false),
+        (agent(0).created(-40).waiting(Hold::Queued, -40), false),
         (agent(0).created(-2000).waiting(Hold::NoNode, -2000), false),
     ] {
         let mut first = pool("a");
