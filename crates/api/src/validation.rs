@@ -40,7 +40,7 @@ pub fn validate_with(spec: &RunnerPoolSpec, status: Option<&RunnerPoolStatus>) -
     let mut found = Violations::default();
     let former = status.and_then(|status| status.agent_pool.as_ref());
     if let (Some(former), Some(new)) = (former, AgentPoolStatus::of(spec)) {
-        const REMEDY: &str = "put it back; for another agent pool, delete this RunnerPool after that and create another";
+        const REMEDY: &str = "put it back; for another agent pool, or one that was renamed, see Deletion in the README";
         if new.organization != former.organization {
             let organization = &former.organization;
             found.add(
@@ -529,9 +529,9 @@ mod tests {
             found.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let pool = "spec.pool: must be \"q\", where this RunnerPool has its agents; put it back; for another agent pool, \
-                    delete this RunnerPool after that and create another";
+                    or one that was renamed, see Deletion in the README";
         let url = "spec.azDoUrl: must lead to dev.azure.com/other, where this RunnerPool has its agents; put it back; for \
-                   another agent pool, delete this RunnerPool after that and create another";
+                   another agent pool, or one that was renamed, see Deletion in the README";
         assert_eq!(refused(ACME, "Q"), [pool]);
         assert_eq!(refused("https://dev.azure.com/other", "p"), [url]);
         assert_eq!(refused("https://other.visualstudio.com", "q"), [url, pool]);

@@ -402,7 +402,6 @@ impl Bed {
             .unwrap()
     }
 
-    /// So many agents are online, no more and no fewer.
     /// Until the operator has looked at Azure DevOps so many times more.
     pub(crate) async fn look_again(&self, times: u64) {
         let looks = || async {
@@ -418,6 +417,7 @@ impl Bed {
         .await;
     }
 
+    /// So many agents are online, no more and no fewer.
     pub(crate) async fn online(&self, count: usize) -> Vec<AgentView> {
         let what = format!("{count} agents are online");
         self.agents_when(&what, |agents| {

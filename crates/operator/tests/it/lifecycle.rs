@@ -11,7 +11,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::bed::{Bed, ORGANIZATION, POOL, agent_names, jobs, long_job, names, within};
+use crate::bed::{Bed, ORGANIZATION, POOL, agent_names, jobs, long_job, names};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -315,17 +315,7 @@ async fn a_namespace_goes_with_its_runner_pool_and_secret() {
 
 /// Two more looks, and nothing has become of the busy agent and its job.
 async fn untouched(bed: &Bed, busy: &str) {
-    let looks = async || {
-        let requests = bed.control.requests(Some(ORGANIZATION)).await.unwrap();
-        requests.of("pat:default", "JobRequests.List")
-    };
-    let before = looks().await;
-    within("two more looks", async {
-        while looks().await < before + 2 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    })
-    .await;
+    bed.look_again(2).await;
     let pods = bed.pods().await;
     assert_eq!(names(&pods), [busy]);
     assert_eq!(pods[0].metadata.deletion_timestamp, None);
