@@ -7,18 +7,18 @@ use tokio::{net::TcpListener, process::Command, time};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubernetes_is_asked_directly() {
-    let kubernetes = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
-    let kubeconfig = json!({
-        "current-context": "test",
-        "clusters": [{ "name": "test", "cluster": { "server": url(&kubernetes) } }],
-        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
-        "users": [{ "name": "test", "user": {} }],
-    });
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("proxy-kubeconfig.json");
-    fs::write(&file, kubeconfig.to_string()).unwrap();
     for variable in ["HTTPS_PROXY", "https_proxy"] {
+        let kubernetes = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let kubeconfig = json!({
+            "current-context": "test",
+            "clusters": [{ "name": "test", "cluster": { "server": url(&kubernetes) } }],
+            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+            "users": [{ "name": "test", "user": {} }],
+        });
+        fs::write(&file, kubeconfig.to_string()).unwrap();
         let mut operator = Command::new(env!("CARGO_BIN_EXE_azdo-runner-operator"))
             .args(["run", "--health-address", "127.0.0.1:0"])
             .env_clear()
