@@ -33,68 +33,45 @@ pub(crate) enum Verdict {
     Met,
 }
 
-/// What the agents of each profile report, the newest last; those that report the same count once.
-pub(crate) struct Taught<'a>(HashMap<&'a str, Vec<(i64, &'a Reported)>>);
+/// What the newest agent of each profile reports, with the id of its registration.
+pub(crate) struct Taught<'a>(HashMap<&'a str, (i64, &'a Reported)>);
 
 impl<'a> Taught<'a> {
     pub(crate) fn by(agents: &'a BTreeMap<u32, Agent>) -> Self {
-        let mut taught: HashMap<&str, Vec<(i64, &Reported)>> = HashMap::new();
+        let mut taught: HashMap<&str, (i64, &Reported)> = HashMap::new();
         for agent in agents.values().filter(|agent| !agent.outdated) {
             let (Some(pod), Some(registration)) = (&agent.pod, &agent.registration) else {
                 continue;
             };
             // Agents report at their registration, and one that ran a short job may never be seen online.
-            let reported = &registration.capabilities;
             if !is_of(registration, pod) {
                 continue;
             }
-            let of_profile = taught.entry(&pod.profile).or_default();
-            match of_profile
-                .iter_mut()
-                .find(|(_, known)| known.is_same(reported))
-            {
-                Some((id, _)) => *id = registration.id.max(*id),
-                None => of_profile.push((registration.id, reported)),
+            let own = (registration.id, &registration.capabilities);
+            let newest = taught.entry(&pod.profile).or_insert(own);
+            if newest.0 < own.0 {
+                *newest = own;
             }
-        }
-        for of_profile in taught.values_mut() {
-            of_profile.sort_by_key(|(id, _)| *id);
         }
         Self(taught)
     }
 
-    /// What one of them reports that comes to the same as what is remembered.
-    pub(crate) fn confirming(
-        &self,
-        profile: &'a Profile,
-        remembered: Learned<'_>,
-    ) -> Option<Learned<'a>> {
-        let mut learned = self.all(profile).map(|(_, learned)| learned);
-        learned.find(|learned| learned.is_as(remembered, profile))
-    }
-
     /// What the newest of them reports, with the id of its registration.
     pub(crate) fn newest(&self, profile: &'a Profile) -> Option<(i64, Learned<'a>)> {
-        self.all(profile).last()
+        let (id, reported) = self.0.get(profile.name.as_str())?;
+        let learned = Learned {
+            image: &profile.image,
+            capabilities: &reported.system,
+            user: Some(reported.user.as_ref()),
+            whole: true,
+        };
+        Some((*id, learned))
     }
 
     /// The system capabilities of the newest of them, with the id of its registration.
     pub(crate) fn newest_report(&self, profile: &Profile) -> Option<(i64, &'a Arc<Capabilities>)> {
-        let (id, reported) = self.0.get(profile.name.as_str())?.last()?;
+        let (id, reported) = self.0.get(profile.name.as_str())?;
         Some((*id, &reported.system))
-    }
-
-    fn all(&self, profile: &'a Profile) -> impl Iterator<Item = (i64, Learned<'a>)> {
-        let taught = self.0.get(profile.name.as_str()).into_iter().flatten();
-        taught.map(|(id, reported)| {
-            let learned = Learned {
-                image: &profile.image,
-                capabilities: &reported.system,
-                user: Some(reported.user.as_ref()),
-                whole: true,
-            };
-            (*id, learned)
-        })
     }
 }
 
@@ -121,11 +98,7 @@ impl<'a> Knowledge<'a> {
         taught: &Taught<'a>,
         placeholders: &Placeholders<'a>,
     ) -> Self {
-        let of_agents = [placeholders.recalled(profile), taught.newest(profile)];
-        let last = of_agents.into_iter().flatten().max_by_key(|(id, _)| *id);
-        let learned = last
-            .map(|(_, learned)| learned)
-            .or_else(|| placeholders.remembered(profile));
+        let learned = placeholders.learned(profile, taught);
         Self {
             profile,
             learned: learned.filter(|learned| learned.image == profile.image),

@@ -55,13 +55,6 @@ impl Learned<'_> {
         let hidden = || self.capabilities.get(name) == Some(HIDDEN);
         !self.whole && (hidden() || profile.given.get(name) == Some(""))
     }
-
-    /// Whether it comes to the same on a placeholder.
-    pub(crate) fn is_as(self, other: Learned<'_>, profile: &Profile) -> bool {
-        let shown = |(key, (_, value))| (key, value);
-        let (own, others) = (of_image(profile, self), of_image(profile, other));
-        self.image == other.image && own.map(shown).eq(others.map(shown))
-    }
 }
 
 /// The placeholders that a look shows.
@@ -129,7 +122,7 @@ impl<'a> Placeholders<'a> {
     }
 
     /// What a profile's placeholder remembers, of whatever image; of one that is gone, what it remembered.
-    pub(crate) fn remembered(&self, profile: &Profile) -> Option<Learned<'a>> {
+    fn remembered(&self, profile: &Profile) -> Option<Learned<'a>> {
         let ours = self.ours.get(profile.name.as_str());
         let reported = ours
             .map(|ours| &ours.capabilities)
@@ -143,7 +136,7 @@ impl<'a> Placeholders<'a> {
     }
 
     /// What an agent of a profile and its image taught last, with the id of its registration.
-    pub(crate) fn recalled(&self, profile: &Profile) -> Option<(i64, Learned<'a>)> {
+    fn recalled(&self, profile: &Profile) -> Option<(i64, Learned<'a>)> {
         let lesson = self
             .memory
             .lessons
@@ -165,19 +158,14 @@ impl<'a> Placeholders<'a> {
         names.find_map(|name| self.memory.placeholders.get(&name.to_lowercase()))
     }
 
-    /// What a profile's placeholder is to remember.
-    fn learned(&self, profile: &'a Profile, taught: &Taught<'a>) -> Option<Learned<'a>> {
-        match self.remembered(profile) {
-            // What was learned first stays, or each agent would change it.
-            Some(remembered) if taught.confirming(profile, remembered).is_some() => {
-                Some(remembered)
-            }
-            // What another image can do stands until its own is known, or jobs would be refused meanwhile.
-            remembered => taught
-                .newest(profile)
-                .map(|(_, newest)| newest)
-                .or(remembered),
-        }
+    /// What is known of a profile's agents, of whatever image, and what its placeholder is to remember: what the newest
+    /// reports, be it there or gone. What another image can do stands until its own is known, or jobs would be refused
+    /// meanwhile.
+    pub(crate) fn learned(&self, profile: &'a Profile, taught: &Taught<'a>) -> Option<Learned<'a>> {
+        let of_agents = [self.recalled(profile), taught.newest(profile)];
+        let last = of_agents.into_iter().flatten().max_by_key(|(id, _)| *id);
+        last.map(|(_, learned)| learned)
+            .or_else(|| self.remembered(profile))
     }
 
     /// Adds those that are missing, updates those that carry something else than they should, and removes those of no
@@ -315,7 +303,8 @@ pub fn placeholder_capabilities(profile: &Profile, learned: Option<Learned<'_>>)
 /// Digest of all that a placeholder is made from. Another one, as of another version of the operator, costs one request.
 fn digest(profile: &Profile, learned: Option<Learned<'_>>) -> String {
     let mut hasher = DefaultHasher::new();
-    (&profile.declared, &profile.given).hash(&mut hasher);
+    (&profile.declared, &profile.given, profile.windows).hash(&mut hasher);
+    OF_EVERY_AGENT.hash(&mut hasher);
     if let Some(learned) = learned {
         learned.image.hash(&mut hasher);
         for (_, capability) in of_image(profile, learned) {

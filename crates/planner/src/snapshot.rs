@@ -341,11 +341,6 @@ impl Reported {
     pub(crate) fn meets(&self, demand: Demand<'_>) -> bool {
         demand.is_met_by(&self.system) || demand.is_met_by(&self.user)
     }
-
-    /// Whether both are the same, as those of agents that share them.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.system, &other.system) && Arc::ptr_eq(&self.user, &other.user)
-    }
 }
 
 /// Whether an agent may get jobs.

@@ -205,23 +205,23 @@ fn what_two_agents_of_one_image_differ_in_comes_to_rest() {
     let mut world = after(&web().with(reporting(0, &old)));
     assert_eq!(world.does(), NOTHING);
     world = world.with(reporting(1, &new));
-    assert_eq!(
-        world.does(),
-        ["remember web-placeholder-base.mark"],
-        "an agent confirms what the placeholder says"
-    );
+    assert_eq!(world.does(), LEARNS, "the newest counts");
     world = after(&world);
     assert_eq!(world.does(), NOTHING);
     for demand in ["npm", "tool -gtVersion 9"] {
         let queued = world.clone().queued_demanding(1, demand);
-        assert_eq!(queued.does(), ["create 2 base once"], "the newest counts");
+        assert_eq!(queued.does(), ["create 2 base once"]);
     }
     let older = world.clone().queued_demanding(1, "tool -equals 8.0.1");
     assert_eq!(older.plan().unserved.len(), 1);
-    // The last agent of the former content goes.
-    world.cluster.pods.remove(0);
-    world.agent_pool.registrations.remove(1);
-    assert_eq!(world.does(), ["update placeholder web-placeholder-base"]);
+    // It goes before the older one.
+    world.cluster.pods.remove(1);
+    world.agent_pool.registrations.remove(2);
+    assert_eq!(world.does(), NOTHING);
+    assert_eq!(
+        world.queued_demanding(1, "npm").does(),
+        ["create 1 base once"]
+    );
 }
 
 #[test]
