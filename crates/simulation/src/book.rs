@@ -80,6 +80,8 @@ pub struct Counts {
     pub jobs_lost_outside: u64,
     /// Jobs that the operator killed.
     pub jobs_killed: u64,
+    /// Jobs that had no agent to the end, although some agent could have run them.
+    pub jobs_left: u64,
     /// Things left over at the end.
     pub leaked: u64,
     /// Pods created.
@@ -118,6 +120,7 @@ impl Counts {
             jobs_refused,
             jobs_lost_outside,
             jobs_killed,
+            jobs_left,
             leaked,
             pods,
             in_vain,
@@ -137,6 +140,7 @@ impl Counts {
         self.jobs_refused += jobs_refused;
         self.jobs_lost_outside += jobs_lost_outside;
         self.jobs_killed += jobs_killed;
+        self.jobs_left += jobs_left;
         self.leaked += leaked;
         self.pods += pods;
         self.in_vain += in_vain;

@@ -118,9 +118,10 @@ fn reading(snapshot: &Snapshot, now: Timestamp, read: impl Fn(&mut Vec<String>) 
             .requests
             .retain_mut(|request| {
                 // All of them leave out what every agent meets.
-                request
-                    .demands
-                    .retain(|demand| !demand.starts_with("Agent.Version "));
+                request.demands.retain(|demand| {
+                    let demand = demand.trim_start().to_lowercase();
+                    !demand.starts_with("agent.version ")
+                });
                 request.reserved_agent.is_some() || read(&mut request.demands)
             });
     }

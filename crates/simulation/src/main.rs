@@ -42,7 +42,7 @@ struct Args {
     /// Run an operator that does what must not be done; it has to fail.
     #[arg(long)]
     control: Option<Control>,
-    /// Also run each control, over a twentieth of the seeds or until it is caught, and print what it did beside ours.
+    /// Also run each control over a twentieth of the seeds, and print what it did beside what ours does with these.
     #[arg(long, conflicts_with_all = ["seed", "control"])]
     controls: bool,
     /// Make every look, also those that cannot change anything.
@@ -79,9 +79,11 @@ fn main() -> anyhow::Result<ExitCode> {
     if args.controls {
         let share = (count / 20).max(1);
         println!(
-            "\n{:<18} {:>6} {:>8} {:>8} {:>8}  other failures",
-            "operator", "seeds", "failing", "killed", "left over"
+            "\nNo agent and in vain: jobs left without an agent, and agents without a job, for 1000 jobs.\n\
+             {:<18} {:>6} {:>8} {:>8} {:>9} {:>9} {:>8}  other failures",
+            "operator", "seeds", "failing", "killed", "left over", "no agent", "in vain"
         );
+        let ours = Batch::run(&simulator, first, share, options, args.threads);
         ours.print_row("ours");
         for control in Control::ALL {
             let options = Options {
@@ -99,9 +101,6 @@ fn main() -> anyhow::Result<ExitCode> {
         ExitCode::SUCCESS
     })
 }
-
-/// Seeds that a control has failed when it counts as caught, so that no more are run.
-const CAUGHT: usize = 10;
 
 /// Many runs.
 struct Batch {
@@ -141,11 +140,7 @@ impl Batch {
                 scope.spawn(|| {
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        let caught = || {
-                            let batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
-                            options.control.is_some() && batch.failing.len() >= CAUGHT
-                        };
-                        if seed >= count || caught() {
+                        if seed >= count {
                             return;
                         }
                         let run = simulator.run(first + seed, options);
@@ -270,12 +265,19 @@ impl Batch {
             .map(|(kind, count)| format!("{kind} {count}"))
             .collect();
         println!(
-            "{name:<18} {:>6} {:>8} {:>8} {:>8}  {}",
+            "{name:<18} {:>6} {:>8} {:>8} {:>9} {:>9} {:>8}  {}",
             self.seeds,
             self.failing.len(),
             self.counts.jobs_killed,
             self.counts.leaked,
+            self.of_1000_jobs(self.counts.jobs_left),
+            self.of_1000_jobs(self.counts.in_vain),
             others.join(", ")
         );
+    }
+
+    fn of_1000_jobs(&self, count: u64) -> String {
+        let tenths = count * 10_000 / self.counts.jobs.max(1);
+        format!("{}.{}", tenths / 10, tenths % 10)
     }
 }

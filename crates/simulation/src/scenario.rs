@@ -298,6 +298,17 @@ pub(crate) fn demands(random: &mut Random, offered: &[String]) -> Vec<String> {
     demands
 }
 
+/// A demand as this or that user writes it: Azure DevOps has no regard to case, nor to blanks between and around words.
+pub(crate) fn spelled(random: &mut Random, demand: &str) -> String {
+    match random.below(8) {
+        0 => demand.to_uppercase(),
+        1 => demand.to_lowercase(),
+        2 => format!(" {demand} "),
+        3 => demand.replacen(" -equals ", "  -Equals   ", 1),
+        _ => demand.to_owned(),
+    }
+}
+
 /// What agents of an image can do, whatever their RunnerPool says: programs that they find.
 pub(crate) fn programs(image: &str) -> &'static [&'static str] {
     match image {
@@ -322,12 +333,11 @@ pub(crate) fn capabilities(profile: &api::Profile<'_>) -> BTreeMap<String, Strin
 pub(crate) fn can_run(capabilities: &BTreeMap<String, String>, demands: &[String]) -> bool {
     demands.iter().all(|demand| {
         let demand = demand.to_lowercase();
-        if demand.starts_with("agent.version ") {
-            return true;
-        }
-        match demand.split_once(" -equals ") {
-            Some((name, value)) => capabilities.get(name).is_some_and(|has| has == value),
-            None => capabilities.contains_key(&demand),
+        let words: Vec<&str> = demand.split_whitespace().collect();
+        match words[..] {
+            ["agent.version", ..] => true,
+            [name, "-equals", ref value @ ..] => capabilities.get(name) == Some(&value.join(" ")),
+            _ => capabilities.contains_key(&words.join(" ")),
         }
     })
 }

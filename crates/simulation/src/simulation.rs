@@ -31,7 +31,7 @@ pub(crate) use self::{
 };
 use crate::{
     Options,
-    book::Book,
+    book::{Book, Breach},
     clock::{HOUR, Millis, at},
     cluster::{Change, Cluster, Name},
     queue::Queue,
@@ -45,6 +45,8 @@ pub(crate) const BOUND: Millis = 2 * HOUR;
 
 /// Failures after which a run ends. Controls have thousands.
 const ENOUGH: usize = 50;
+/// Pods after which a run ends, for controls that make them without end.
+const FLOOD: u64 = 5000;
 
 /// Something that happens. Numbers are indexes into the lists of [`Simulation`].
 #[derive(Debug)]
@@ -80,6 +82,7 @@ pub(crate) enum Apart {
     ReadOfRequests,
     ReadOfAgents,
     Deletion,
+    Spelling,
 }
 
 pub(crate) struct Simulation {
@@ -189,18 +192,22 @@ impl Simulation {
     /// Runs to the end of all trouble and load, and then to rest.
     pub(crate) fn run(mut self) -> Book {
         self.until(self.end);
-        if self.is_given_up() {
-            return self.book;
+        if !self.is_given_up() {
+            self.end_troubles();
+            self.settle();
+            self.come_to_rest();
         }
-        self.end_troubles();
-        self.settle();
-        self.come_to_rest();
+        if self.book.counts.pods >= FLOOD {
+            let detail = format!("{FLOOD} Pods were made");
+            self.book.fail(Breach::NotConverged, self.now, detail);
+        }
+        self.count_in_vain();
         self.book
     }
 
-    /// Whether it failed so often that more would tell nothing.
+    /// Whether it went so wrong that more would tell nothing.
     fn is_given_up(&self) -> bool {
-        self.book.failures.len() >= ENOUGH
+        self.book.failures.len() >= ENOUGH || self.book.counts.pods >= FLOOD
     }
 
     /// Runs up to a time.

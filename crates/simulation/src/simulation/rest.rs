@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::names;
+use azure_devops_simulator::world::direct::JobLine;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
@@ -26,9 +27,6 @@ impl Simulation {
         }
         let took = self.now - self.end;
         self.book.counts.longest_to_rest = took;
-        let idle = self.machines.iter();
-        let idle = idle.filter(|machine| machine.registration.is_some() && !machine.worked);
-        self.book.counts.in_vain = u64::try_from(idle.count()).unwrap_or(u64::MAX);
         // It still works: one more job for each kind of agent.
         for agent_pool in 0..self.agent_pools.len() {
             if !self.is_served(agent_pool) {
@@ -47,6 +45,13 @@ impl Simulation {
         }
     }
 
+    /// Agents that no job was assigned to.
+    pub(crate) fn count_in_vain(&mut self) {
+        let idle = self.machines.iter();
+        let idle = idle.filter(|machine| machine.registration.is_some() && !machine.worked);
+        self.book.counts.in_vain = u64::try_from(idle.count()).unwrap_or(u64::MAX);
+    }
+
     /// Whether everything is at rest in time; if not, that is a failure.
     fn rests_within(&mut self, bound: i64) -> bool {
         let end = self.now + bound + self.work_left();
@@ -57,6 +62,8 @@ impl Simulation {
                 return true;
             }
             if self.now >= end {
+                let waiting = self.waiting_jobs().count();
+                self.book.counts.jobs_left += u64::try_from(waiting).unwrap_or(u64::MAX);
                 for (breach, detail) in left {
                     self.book.counts.leaked += u64::from(breach == Breach::LeftOver);
                     self.book.fail(breach, self.now, detail);
@@ -96,18 +103,11 @@ impl Simulation {
         if self.troubles.deleted.iter().any(|deleted| *deleted) {
             missing("a RunnerPool is to be created again".into());
         }
-        for (agent_pool, state) in self.agent_pools.iter().enumerate() {
-            if !self.is_served(agent_pool) {
-                continue;
-            }
-            // What nobody can run waits for ever, and is in nobody's way.
-            let jobs = self.world.unfinished_jobs(state.handle);
-            for job in jobs.filter(|job| self.can_run(agent_pool, job.demands)) {
-                missing(format!(
-                    "job {} with {:?} is {:?} in {}",
-                    job.id, job.demands, job.outcome, AGENT_POOLS[agent_pool]
-                ));
-            }
+        for (agent_pool, job) in self.waiting_jobs() {
+            missing(format!(
+                "job {} with {:?} is {:?} in {}",
+                job.id, job.demands, job.outcome, AGENT_POOLS[agent_pool]
+            ));
         }
         for process in self.operators.iter().flatten() {
             for (desk, pool) in process.pools.iter().zip(&self.scenario.pools) {
@@ -129,6 +129,17 @@ impl Simulation {
             }
         }
         left
+    }
+
+    /// Jobs that are not over, by agent pool. What nobody can run waits for ever, and is in nobody's way.
+    fn waiting_jobs(&self) -> impl Iterator<Item = (usize, JobLine<'_>)> {
+        let pools = self.agent_pools.iter().enumerate();
+        let served = pools.filter(|(agent_pool, _)| self.is_served(*agent_pool));
+        served.flat_map(move |(agent_pool, state)| {
+            let jobs = self.world.unfinished_jobs(state.handle);
+            let jobs = jobs.filter(move |job| self.can_run(agent_pool, job.demands));
+            jobs.map(move |job| (agent_pool, job))
+        })
     }
 
     fn unrest_of_pods(&self, left: &mut Vec<(Breach, String)>) {

@@ -6,11 +6,11 @@ use api::{Mode, Profile};
 use azure_devops_simulator::{JobResult, JobSpec};
 use kube::api::Preconditions;
 
-use super::{Event, Simulation};
+use super::{Apart, Event, Simulation};
 use crate::{
     clock::{HOUR, Millis, SECOND},
     cluster::Deletion,
-    scenario::{AGENT_POOLS, ORGANIZATION, can_run, capabilities, demands, programs},
+    scenario::{AGENT_POOLS, ORGANIZATION, can_run, capabilities, demands, programs, spelled},
 };
 
 impl Simulation {
@@ -38,8 +38,12 @@ impl Simulation {
             1
         };
         let offered = self.offered(agent_pool);
+        let whom = u64::try_from(agent_pool).unwrap_or_default();
+        let mut spelling = self.apart(self.now, whom, Apart::Spelling);
         for _ in 0..count {
-            let demands = demands(&mut self.random, &offered);
+            let demands: Vec<String> = (demands(&mut self.random, &offered).iter())
+                .map(|demand| spelled(&mut spelling, demand))
+                .collect();
             let duration = self.random.wait(self.scenario.job_duration);
             let fails = self.random.permille(80);
             self.queue_job(agent_pool, &demands, duration, fails);
