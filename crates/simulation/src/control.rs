@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use operator::decide::{Decide, checked};
 use planner::{Action, AgentState, Look, Plan, Planned, Pool, Snapshot, Why, plan};
 
+use crate::book::{Breach, Failure};
+
 /// Which operator runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Control {
@@ -53,6 +55,25 @@ impl Control {
             Self::FirstDemand => "first-demand",
             Self::NoPlaceholders => "no-placeholders",
         }
+    }
+
+    /// What it does wrong, by which it is to be caught. Whatever else goes wrong with it may be a matter of chance.
+    pub fn breaches(self) -> &'static [Breach] {
+        match self {
+            Self::OneLook => &[Breach::JobKilled, Breach::BusyDisturbed],
+            Self::FailedIsEmpty => &[Breach::StrangerTouched],
+            Self::Counters => &[Breach::AboveMaximum],
+            // The claims of the former agent of the name are about to go.
+            Self::ReusedNames => &[Breach::IdentityShared, Breach::ClaimInUseDeleted],
+            Self::WholeTexts | Self::FirstDemand => &[Breach::NotConverged],
+            Self::NoPlaceholders => &[Breach::JobRefused],
+        }
+    }
+
+    /// Whether a run failed by what it does wrong.
+    pub fn is_caught(self, failures: &[Failure]) -> bool {
+        let own = self.breaches();
+        failures.iter().any(|failure| own.contains(&failure.breach))
     }
 }
 
