@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use api::{ClaimTemplate, ProfileSpec, RunnerPool, RunnerPoolSpec, Schedule, TerminatedPods};
+use api::{
+    ClaimTemplate, Placeholders, ProfileSpec, RunnerPool, RunnerPoolSpec, Schedule, TerminatedPods,
+};
 use kube::ResourceExt as _;
 
 use crate::{
@@ -124,8 +126,9 @@ impl Scenario {
         let mut random = Random::new(seed ^ 0x5ce0_a210);
         // Drawn apart, so that seeds from before there were schedules mean what they meant.
         let mut of_schedules = Random::new(seed ^ 0x0c70_c4d1);
-        // And from before strangers made Pods and claims.
+        // And from before strangers made Pods and claims, and before there were rare options.
         let mut of_strangers = Random::new(seed ^ 0x51a7_b0d5);
+        let mut of_options = Random::new(seed ^ 0x07c1_4e93);
         let agent_pools = if random.permille(600) { 1 } else { 2 };
         let count = 1 + random.index(3);
         let mut pools: Vec<RunnerPool> = Vec::new();
@@ -144,8 +147,10 @@ impl Scenario {
             if pool.spec.profiles.is_empty() {
                 pool.spec.schedules = schedules(&mut of_schedules);
             }
+            rare_options(&mut of_options, &mut pool.spec);
             pools.push(pool);
         }
+        prefixes(&mut of_options, &mut pools);
         let jobs_an_hour = (0..agent_pools)
             .map(|_| *random.pick(&[1, 2, 4, 8]))
             .collect();
@@ -226,6 +231,32 @@ pub(crate) fn spec(random: &mut Random, agent_pools: usize) -> RunnerPoolSpec {
             keep_succeeded: u32::try_from(random.between(0, 2)).unwrap_or(0),
         }),
         ..RunnerPoolSpec::default()
+    }
+}
+
+/// What most RunnerPools leave as it is.
+pub(crate) fn rare_options(random: &mut Random, spec: &mut RunnerPoolSpec) {
+    if random.permille(150) {
+        spec.placeholders = Placeholders::Disabled;
+    }
+    spec.priority = *random.pick(&[0, 0, 0, 1, -5]);
+}
+
+/// Other names for agents, sometimes those that another RunnerPool gives. In one namespace Pods of two agent pools would be
+/// in each other's way.
+fn prefixes(random: &mut Random, pools: &mut [RunnerPool]) {
+    for number in 0..pools.len() {
+        let prefix = *random.pick(&["team", "web", "api"]);
+        let mut others = pools.iter().enumerate();
+        let taken = others.any(|(other, pool)| {
+            other != number
+                && pool.agent_base() == prefix
+                && pool.metadata.namespace == pools[number].metadata.namespace
+                && pool.spec.pool != pools[number].spec.pool
+        });
+        if random.permille(200) && !taken {
+            pools[number].spec.agent_name_prefix = Some(prefix.to_owned());
+        }
     }
 }
 

@@ -83,6 +83,7 @@ pub(crate) enum Apart {
     ReadOfAgents,
     Deletion,
     Spelling,
+    Options,
 }
 
 pub(crate) struct Simulation {

@@ -7,7 +7,7 @@ use azure_devops_simulator::world::direct::JobLine;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
-use super::{BOUND, Simulation, agents::Container};
+use super::{BOUND, Simulation, agents::Container, users::announces};
 use crate::{
     book::Breach,
     clock::{MINUTE, SECOND, at},
@@ -29,7 +29,8 @@ impl Simulation {
         self.book.counts.longest_to_rest = took;
         // It still works: one more job for each kind of agent.
         for agent_pool in 0..self.agent_pools.len() {
-            if !self.is_served(agent_pool) {
+            // Without placeholders jobs are refused.
+            if self.announced(agent_pool).next().is_none() {
                 continue;
             }
             for demand in self.promised(agent_pool) {
@@ -220,11 +221,11 @@ impl Simulation {
             // Of each RunnerPool and profile, whoever holds the plain name.
             let mut placeholders: BTreeMap<(String, String), usize> = BTreeMap::new();
             for pool in self.cluster.pools.values() {
-                if pool.spec.pool != AGENT_POOLS[agent_pool] {
+                if pool.spec.pool != AGENT_POOLS[agent_pool] || !announces(pool) {
                     continue;
                 }
                 for profile in pool.spec.all_profiles() {
-                    let name = names::placeholder(&pool.name_any(), profile.name);
+                    let name = names::placeholder(pool.agent_base(), profile.name);
                     placeholders.insert((key(pool).to_string(), name.to_lowercase()), 0);
                 }
             }

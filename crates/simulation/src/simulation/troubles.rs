@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use super::{Apart, Event, Simulation, truth::Origin};
 use crate::{
     clock::{HOUR, MINUTE, Millis, SECOND},
-    scenario::{AGENT_POOLS, Kind, ORGANIZATION, spec},
+    scenario::{AGENT_POOLS, Kind, ORGANIZATION, rare_options, spec},
 };
 
 /// When the last trouble is this long over, nothing of it is left.
@@ -308,14 +308,14 @@ impl Simulation {
     /// Somebody registers an agent, mostly under a name that could be ours.
     fn stranger_registers(&mut self) -> bool {
         let pool = self.random.index(self.scenario.pools.len());
-        let name = self.scenario.pools[pool].name_any();
+        let name = self.scenario.pools[pool].agent_base();
         let number = self.random.between(0, 5);
         let number = u32::try_from(number).unwrap_or_default();
         let name = match self.random.below(4) {
             0 => format!("someone-{}", self.random.below(1000)),
-            1 => names::placeholder(&name, "base").to_uppercase(),
-            2 => names::agent(&name, number).to_uppercase(),
-            _ => names::agent(&name, number),
+            1 => names::placeholder(name, "base").to_uppercase(),
+            2 => names::agent(name, number).to_uppercase(),
+            _ => names::agent(name, number),
         };
         let agent_pool = self.agent_pool_of(pool);
         let spec = AgentSpec {
@@ -395,7 +395,7 @@ impl Simulation {
     }
 
     /// A user edits a RunnerPool. It stays with its agent pool: moving it leaves registrations behind, as the README
-    /// says.
+    /// says. What agents are named by cannot be changed.
     fn edit_spec(&mut self) -> bool {
         let Some((pool, object)) = self.any_pool() else {
             return false;
@@ -403,6 +403,11 @@ impl Simulation {
         let mut edited = (*object).clone();
         let mut other = spec(&mut self.random, 1);
         other.pool.clone_from(&edited.spec.pool);
+        let prefix = &edited.spec.agent_name_prefix;
+        other.agent_name_prefix.clone_from(prefix);
+        let whom = u64::try_from(pool).unwrap_or_default();
+        let mut options = self.apart(self.now, whom, Apart::Options);
+        rare_options(&mut options, &mut other);
         match self.random.below(4) {
             0 => {
                 let modes = [Mode::Active, Mode::Paused, Mode::Drained];
@@ -472,6 +477,9 @@ impl Simulation {
         let alive = self.living();
         for &operator in &alive {
             self.set_skew(operator, 0);
+        }
+        for agent_pool in 0..self.agent_pools.len() {
+            self.cancel_hopeless_jobs(agent_pool);
         }
         for &operator in alive.iter().skip(1) {
             self.operator_stops(operator);

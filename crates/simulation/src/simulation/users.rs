@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use api::{Mode, Profile};
+use api::{Mode, Placeholders, Profile, RunnerPool};
 use azure_devops_simulator::{JobResult, JobSpec};
 use kube::api::Preconditions;
 
@@ -28,6 +28,7 @@ impl Simulation {
             return;
         }
         self.next_arrival(agent_pool);
+        self.cancel_hopeless_jobs(agent_pool);
         let mut pools = self.scenario.pools.iter();
         if !pools.any(|pool| pool.spec.pool == AGENT_POOLS[agent_pool]) {
             return;
@@ -50,10 +51,21 @@ impl Simulation {
         }
     }
 
+    /// The RunnerPools of an agent pool.
+    fn pools_of(&self, agent_pool: usize) -> impl Iterator<Item = &RunnerPool> {
+        let pools = self.cluster.pools.values().map(|pool| &**pool);
+        pools.filter(move |pool| pool.spec.pool == AGENT_POOLS[agent_pool])
+    }
+
     /// The profiles of all RunnerPools of an agent pool.
     fn profiles(&self, agent_pool: usize) -> impl Iterator<Item = Profile<'_>> {
-        let pools = self.cluster.pools.values();
-        let pools = pools.filter(move |pool| pool.spec.pool == AGENT_POOLS[agent_pool]);
+        let pools = self.pools_of(agent_pool);
+        pools.flat_map(|pool| pool.spec.all_profiles())
+    }
+
+    /// Those of them that have placeholders.
+    pub(crate) fn announced(&self, agent_pool: usize) -> impl Iterator<Item = Profile<'_>> {
+        let pools = self.pools_of(agent_pool).filter(|pool| announces(pool));
         pools.flat_map(|pool| pool.spec.all_profiles())
     }
 
@@ -76,11 +88,15 @@ impl Simulation {
 
     /// Demands that are declared and true, so that Azure DevOps queues them even if no agent ran yet.
     pub(crate) fn promised(&self, agent_pool: usize) -> Vec<String> {
+        let true_of_some = |name: &String| {
+            let mut profiles = self.announced(agent_pool);
+            profiles.any(|profile| can_run(&capabilities(&profile), std::slice::from_ref(name)))
+        };
         let mut promised: Vec<String> = self
-            .profiles(agent_pool)
+            .announced(agent_pool)
             .flat_map(|profile| profile.capabilities.into_keys())
             .map(str::to_owned)
-            .filter(|name| self.can_run(agent_pool, std::slice::from_ref(name)))
+            .filter(true_of_some)
             .collect();
         promised.sort();
         promised.dedup();
@@ -90,10 +106,9 @@ impl Simulation {
     /// Whether a placeholder says that agents can run a job: a profile's agents have what it demands, and all of that is
     /// declared or given to them, so that it need not be learned first. A RunnerPool that is paused may lack some.
     pub(crate) fn is_promised(&self, agent_pool: usize, demands: &[String]) -> bool {
-        let pools = self.cluster.pools.values();
-        let pools = pools.filter(|pool| {
-            let here = pool.spec.pool == AGENT_POOLS[agent_pool];
-            here && pool.spec.mode != Mode::Paused && pool.metadata.deletion_timestamp.is_none()
+        let pools = self.pools_of(agent_pool).filter(|pool| {
+            let gone = pool.metadata.deletion_timestamp.is_some();
+            announces(pool) && pool.spec.mode != Mode::Paused && !gone
         });
         let mut profiles = pools.flat_map(|pool| pool.spec.all_profiles());
         profiles.any(|profile| {
@@ -166,6 +181,29 @@ impl Simulation {
         self.world.cancel_job(now, ORGANIZATION, job).is_ok()
     }
 
+    /// Users cancel the jobs that nobody can run where a RunnerPool has no placeholders: only memory remembers it there, and
+    /// each new leader starts agents to find it out once more.
+    pub(crate) fn cancel_hopeless_jobs(&mut self, agent_pool: usize) {
+        let here = |pool: &&RunnerPool| pool.spec.pool == AGENT_POOLS[agent_pool];
+        let to_come = self.scenario.pools.iter().filter(here);
+        if self.pools_of(agent_pool).chain(to_come).all(announces) {
+            return;
+        }
+        let jobs = self.world.unfinished_jobs(self.handle(agent_pool));
+        let hopeless: Vec<i64> = jobs
+            .filter(|job| !self.can_run(agent_pool, job.demands))
+            .map(|job| job.id)
+            .collect();
+        let now = self.time();
+        for job in hopeless {
+            self.effect_of("cancel", "");
+            self.book
+                .tell(self.now, "user", || format!("cancels job {job}"));
+            // One that ended just now is as good.
+            let _ = self.world.cancel_job(now, ORGANIZATION, job);
+        }
+    }
+
     /// A RunnerPool that was deleted is created again, under the same name; as long as the former one is there, later.
     pub(crate) fn pool_again(&mut self, pool: usize) {
         if !self.troubles.deleted[pool] {
@@ -220,4 +258,9 @@ impl Simulation {
         let mut known = AGENT_POOLS.iter();
         known.position(|name| name == wanted).unwrap_or_default()
     }
+}
+
+/// Whether a RunnerPool has placeholders.
+pub(crate) fn announces(pool: &RunnerPool) -> bool {
+    pool.spec.placeholders == Placeholders::Enabled
 }
