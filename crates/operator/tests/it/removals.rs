@@ -39,8 +39,8 @@ const POOLS: usize = 4;
 const WAVE: usize = 150;
 /// What the jobs of a wave take: two looks, so that few of them wait, of which each look brings every agent that matches.
 const WAVE_JOB: Duration = Duration::from_secs(10);
-/// What the jobs of an attack take: longer than a Pod's deletion.
-const ATTACK_JOB: Duration = Duration::from_secs(2);
+/// What the jobs of an attack take: longer than a machine that is busy needs to delete a Pod.
+const ATTACK_JOB: Duration = Duration::from_secs(10);
 /// From when on an idle agent is not needed any more, in seconds: the least there is.
 const TTL: i64 = 1;
 /// Patience with a wave: it takes a handful of looks, 5 s apart.
