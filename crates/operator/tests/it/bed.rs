@@ -1,6 +1,6 @@
 //! The test bed.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use api::{RunnerPool, RunnerPoolStatus};
 use azure_devops_simulator::{
@@ -387,9 +387,8 @@ impl Bed {
         what: &str,
         wanted: impl Fn(&[JobView]) -> bool,
     ) -> Vec<JobView> {
-        within(what, self.control.jobs_when(ORGANIZATION, POOL, wanted))
-            .await
-            .unwrap()
+        let seen = self.control.jobs_when(ORGANIZATION, POOL, wanted);
+        self.in_time(what, seen).await
     }
 
     pub(crate) async fn agents_when(
@@ -397,9 +396,22 @@ impl Bed {
         what: &str,
         wanted: impl Fn(&[AgentView]) -> bool,
     ) -> Vec<AgentView> {
-        within(what, self.control.agents_when(ORGANIZATION, POOL, wanted))
-            .await
-            .unwrap()
+        let seen = self.control.agents_when(ORGANIZATION, POOL, wanted);
+        self.in_time(what, seen).await
+    }
+
+    /// What Azure DevOps comes to; when it does not, the test tells what there is instead.
+    async fn in_time<T, E: fmt::Debug>(
+        &self,
+        what: &str,
+        seen: impl Future<Output = Result<T, E>>,
+    ) -> T {
+        if let Ok(seen) = tokio::time::timeout(PATIENCE, seen).await {
+            return seen.unwrap();
+        }
+        let there = async { (self.jobs().await, self.agents().await, self.pods().await) };
+        let there = tokio::time::timeout(Duration::from_secs(10), there).await;
+        panic!("waited in vain: {what}; there is now: {there:#?}")
     }
 
     /// Until the operator has looked at Azure DevOps so many times more.
@@ -429,7 +441,9 @@ impl Bed {
     /// Queues one job and gives it as soon as it runs.
     pub(crate) async fn run(&self, spec: JobSpec) -> JobView {
         let id = self.queue(spec).await[0];
-        let is_it = |job: &&JobView| job.id == id && job.outcome == Outcome::Running;
+        // A short one may be over by the time that it is told of.
+        let runs = |outcome| matches!(outcome, Outcome::Running | Outcome::Succeeded);
+        let is_it = |job: &&JobView| job.id == id && runs(job.outcome);
         let jobs = self.jobs_when("the job runs", |jobs| jobs.iter().any(|job| is_it(&job)));
         jobs.await.into_iter().find(|job| is_it(&job)).unwrap()
     }
