@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, sync::Arc, ti
 use api::{RunnerPool, RunnerPoolStatus};
 use azure_devops_simulator::{
     Control, Simulator,
-    agent::Pace,
+    agent::{self, Agent, Pace},
     world::{AgentView, JobSpec, JobView, Outcome, PatSpec, Settings},
 };
 use control_plane::{Account, ControlPlane, helm};
@@ -427,6 +427,27 @@ impl Bed {
             }
         })
         .await;
+    }
+
+    /// Somebody's agent on a machine outside the cluster, in the same agent pool, with these tools.
+    pub(crate) fn machine(&self, name: &str, tools: &[(&str, &str)]) -> Agent {
+        let owned = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            pairs
+                .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+                .collect()
+        };
+        Agent::spawn(agent::Launch {
+            env: owned(&[
+                ("AZP_URL", &self.organization_url()),
+                ("AZP_POOL", POOL),
+                ("AZP_TOKEN", &self.token),
+            ]),
+            args: Vec::new(),
+            tools: owned(tools),
+            host_name: name.to_owned(),
+            pace: Pace::fast(),
+        })
     }
 
     /// So many agents are online, no more and no fewer.

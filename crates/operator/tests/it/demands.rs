@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use azure_devops_simulator::world::{AgentSpec, JobSpec, JobView, Outcome};
+use azure_devops_simulator::world::{AgentSpec, AgentView, JobSpec, JobView, Outcome, PatSpec};
 use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
+use kube::api::PostParams;
 use serde_json::json;
 
 use crate::bed::{Bed, ORGANIZATION, POOL, jobs, names, objects_when};
@@ -232,4 +233,79 @@ async fn a_job_starts_one_agent_in_one_of_several_runner_pools() {
         (2, 1),
         "the one of the higher priority first"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runner_pools_of_several_namespaces_and_tokens_share_the_jobs_of_an_agent_pool() {
+    let mut here = Bed::make().await;
+    let there = Bed::make().await;
+    // The other namespace's RunnerPool uses this organization, with a token of its own: another reader looks for it.
+    let spec = PatSpec {
+        name: "there".into(),
+        ..PatSpec::default()
+    };
+    let token = here.control.create_pat(ORGANIZATION, &spec).await.unwrap();
+    there.secret("pat-token", &[("token", &token)]).await;
+    let namespaces = [here.namespace.clone(), there.namespace.clone()];
+    here.start_operator_of(&[&namespaces[0], &namespaces[1]])
+        .await;
+    let keep = json!({ "keepSucceeded": 20 });
+    for (bed, name, priority) in [(&here, "cheap", 1), (&there, "dear", 0)] {
+        let fields = json!({ "priority": priority, "maxAgents": 2, "terminatedPods": keep });
+        let pool = here.runner_pool(name, fields);
+        bed.api()
+            .create(&PostParams::default(), &pool)
+            .await
+            .unwrap();
+    }
+    here.ready("cheap").await;
+    here.ready("dear").await;
+    // Longer than both readers need to look, and agents to start.
+    here.queue(jobs(3, Duration::from_secs(15))).await;
+    here.all_succeed().await;
+    here.pods_when("two ended", |pods| pods.len() == 2).await;
+    there.pods_when("one ended", |pods| pods.len() == 1).await;
+    let requests = here.control.requests(Some(ORGANIZATION)).await.unwrap();
+    assert!(
+        requests.of("pat:there", "JobRequests.List") > 0,
+        "each token has a reader of its own: {requests:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_agent_of_a_stranger_is_supply_for_the_jobs_that_it_can_run() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({ "maxAgents": 3 })).await;
+    bed.ready("web").await;
+    // What our own agents can do is known from here on.
+    let ours = bed.run(jobs(1, SHORT)).await;
+    bed.agents_when("it is learned, and no agent is left", |agents| {
+        let learned = |agent: &AgentView| {
+            let known = &agent.system_capabilities;
+            known.contains_key("Agent.OSArchitecture")
+        };
+        agents.len() == 1 && learned(&agents[0])
+    })
+    .await;
+    bed.pods_when("no Pod is left", <[_]>::is_empty).await;
+    let machine = bed.machine("vm-1", &[("xcode", "/usr/bin/xcodebuild")]);
+    bed.online(1).await;
+    // What anybody can do is the stranger's while it is idle. What only the stranger can do waits for it. Neither starts an
+    // agent of ours.
+    let theirs = bed.run(jobs(1, SHORT)).await;
+    let long = JobSpec {
+        duration: Duration::from_secs(3600),
+        ..demanding(2, &["xcode"])
+    };
+    bed.queue(long).await;
+    bed.look_again(3).await;
+    assert_eq!(names(&bed.pods().await), [""; 0]);
+    // It is busy: what anybody can do gets an agent of ours.
+    let other = bed.run(jobs(1, SHORT)).await;
+    let by: Vec<_> = [ours, theirs, other].map(|job| job.agent.unwrap()).into();
+    assert_eq!(by, ["web-agent-0", "vm-1", "web-agent-0"]);
+    assert!(machine.exit_code().is_none(), "it was left alone");
+    let agents = bed.agents().await;
+    let machine = agents.iter().find(|agent| agent.name == "vm-1").unwrap();
+    assert!(machine.enabled && machine.online);
 }
