@@ -1,4 +1,6 @@
-//! Schedules: when each is active, which of them is in force, and until when. Times come in as arguments.
+//! Schedules: when each is active, which of them is in force, until when, and what comes next. Times come in as arguments.
+
+use std::iter;
 
 use croner::{
     Cron,
@@ -13,7 +15,7 @@ use crate::{RunnerPoolSpec, Schedule};
 
 /// Longest `duration` of a schedule: a leap year.
 const LONGEST: SignedDuration = SignedDuration::from_hours(366 * 24);
-/// How many starts and ends are looked at for the next change. A schedule that is active day by day shows its end a year
+/// How many starts and ends are looked at for what comes next. A schedule that is active day by day shows its end a year
 /// ahead; one that never ends costs no more.
 const LOOKAHEAD: usize = 400;
 
@@ -30,6 +32,9 @@ pub struct InForce {
     pub until: Option<Timestamp>,
     /// The schedule that gives the bounds from then on. The same again: a change is too far away to be foreseen.
     pub next: Option<String>,
+    /// The schedule that comes into force after this, be it at once or later, and when; `None`: none, or that is too far
+    /// away to be foreseen.
+    pub coming: Option<(String, Timestamp)>,
 }
 
 /// What of a spec is in force at a time, and until when: of the active schedules the one with the largest minimum, of
@@ -56,28 +61,35 @@ pub fn in_force(spec: &RunnerPoolSpec, now: Timestamp) -> InForce {
     };
     let name = |schedule: Option<&Schedule>| schedule.map(|schedule| schedule.name.clone());
     let current = strongest(&states);
-    let (mut until, mut next) = (None, current);
-    for _ in 0..LOOKAHEAD {
-        until = states.iter().filter_map(|state| state.until).min();
-        let Some(time) = until else {
-            break;
-        };
+    // Each time at which a schedule begins or ends, with the one that is in force from then on.
+    let mut course = iter::from_fn(|| {
+        let time = states.iter().filter_map(|state| state.until).min()?;
         for (calendar, state) in calendars.iter().zip(&mut states) {
             if state.until == Some(time) {
                 *state = calendar.at(time);
             }
         }
-        next = strongest(&states);
-        if name(next) != name(current) {
-            break;
-        }
-    }
+        Some((time, strongest(&states)))
+    });
+    let mut seen = None;
+    let change = course
+        .by_ref()
+        .take(LOOKAHEAD)
+        .inspect(|step| seen = Some(*step))
+        .find(|(_, next)| name(*next) != name(current));
+    let begins = |(time, next): (Timestamp, Option<&Schedule>)| Some((name(next)?, time));
+    let coming = change
+        .and_then(|change| begins(change).or_else(|| course.take(LOOKAHEAD).find_map(begins)));
+    let (until, next) = change
+        .or(seen)
+        .map_or((None, current), |(time, next)| (Some(time), next));
     InForce {
         schedule: name(current),
         min_agents: current.map_or(spec.min_agents, |schedule| schedule.min_agents(spec)),
         max_agents: current.map_or(spec.max_agents, |schedule| schedule.max_agents(spec)),
         until,
         next: name(next),
+        coming,
     }
 }
 

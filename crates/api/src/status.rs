@@ -177,12 +177,15 @@ pub struct ScheduleStatus {
     /// Name of the schedule in force; absent: `minAgents` and `maxAgents` of the spec hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
-    /// When another one comes into force, or none; absent: never, or too far away to be foreseen.
+    /// Until when what `active` says holds; absent: for ever, or longer than can be foreseen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_change_time: Option<Time>,
-    /// Name of the schedule that is in force then; absent: `minAgents` and `maxAgents` of the spec hold.
+    /// Name of the schedule that comes into force next; absent: none, or that is too far away to be foreseen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_active: Option<String>,
+    /// When `nextActive` comes into force. Between `nextChangeTime` and this, `minAgents` and `maxAgents` of the spec hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_start_time: Option<Time>,
 }
 
 /// A registered agent.

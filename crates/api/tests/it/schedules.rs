@@ -61,6 +61,7 @@ fn without_schedules_the_spec_holds_for_ever() {
         max_agents: 10,
         until: None,
         next: None,
+        coming: None,
     };
     assert_eq!(bounds, expected);
 }
@@ -296,6 +297,33 @@ fn one_that_never_ends_has_no_change() {
 }
 
 #[test]
+fn the_next_start_is_told_while_one_is_in_force_and_while_none_is() {
+    let coming = |schedules: &str, time: &str| {
+        let bounds = in_force(&with(schedules), at(time));
+        let coming = bounds.coming;
+        coming.map_or_else(|| "-".to_owned(), |(name, time)| format!("{name} {time}"))
+    };
+    let two = "{name: day, start: 0 8 * * *, duration: 8h, minAgents: 5}, \
+               {name: night, start: 0 20 * * *, duration: 12h, minAgents: 0}";
+    // Before it begins, while another one will still follow it, and where one follows the other at once.
+    for (time, expected) in [
+        ("2026-01-01T07:00:00Z", "day 2026-01-01T08:00:00Z"),
+        ("2026-01-01T08:00:00Z", "night 2026-01-01T20:00:00Z"),
+        ("2026-01-01T17:00:00Z", "night 2026-01-01T20:00:00Z"),
+        ("2026-01-01T21:00:00Z", "day 2026-01-02T08:00:00Z"),
+    ] {
+        assert_eq!(coming(two, time), expected, "at {time}");
+    }
+    let alone = "{name: day, start: 0 8 * * *, duration: 8h, minAgents: 5}";
+    assert_eq!(
+        coming(alone, "2026-01-01T09:00:00Z"),
+        "day 2026-01-02T08:00:00Z"
+    );
+    let always = "{name: always, start: '* * * * *', duration: 2m, minAgents: 5}";
+    assert_eq!(coming(always, "2026-01-01T09:00:00Z"), "-");
+}
+
+#[test]
 fn of_several_the_one_with_the_largest_minimum_gives_both_values() {
     let three = "{name: low, start: 0 8 * * *, duration: 8h, minAgents: 2, maxAgents: 30}, \
                  {name: high, start: 0 10 * * *, duration: 2h, minAgents: 5, maxAgents: 6}, \
@@ -420,12 +448,24 @@ proptest! {
             let then = in_force(&schedules, until);
             prop_assert_eq!(&then.schedule, &bounds.next);
             let span = until.duration_since(now);
-            let between = shares.into_iter().map(|share| now + span.mul_f64(share));
+            let between = shares.iter().map(|&share| now + span.mul_f64(share));
             for time in between.chain([until - SignedDuration::from_nanos(1)]) {
                 let same = in_force(&schedules, time);
                 prop_assert_eq!(show(&same), show(&bounds), "at {}", time);
                 if bounds.next != bounds.schedule {
                     prop_assert_eq!(same.until, bounds.until, "at {}", time);
+                    prop_assert_eq!(&same.coming, &bounds.coming, "at {}", time);
+                }
+            }
+            if let Some((name, time)) = &bounds.coming {
+                let then = in_force(&schedules, *time);
+                prop_assert_eq!(then.schedule.as_ref(), Some(name));
+                prop_assert!(*time >= until);
+                if *time > until {
+                    for share in shares {
+                        let time = until + time.duration_since(until).mul_f64(share);
+                        prop_assert_eq!(in_force(&schedules, time).schedule, None, "at {}", time);
+                    }
                 }
             }
         } else {

@@ -527,10 +527,12 @@ fn schedule(pool: &RunnerPool, in_force: &InForce) -> Option<ScheduleStatus> {
     let change = in_force
         .until
         .filter(|_| in_force.next != in_force.schedule);
+    let (next, start) = in_force.coming.clone().unzip();
     (!pool.spec.schedules.is_empty()).then(|| ScheduleStatus {
         active: in_force.schedule.clone(),
         next_change_time: change.map(whole),
-        next_active: in_force.next.clone().filter(|_| change.is_some()),
+        next_active: next,
+        next_start_time: start.map(whole),
     })
 }
 

@@ -1,7 +1,10 @@
 //! RunnerPools with schedules, by the real clock.
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
+use k8s_openapi::{
+    api::{core::v1::Pod, events::v1::Event},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
@@ -31,9 +34,10 @@ async fn a_schedule_that_begins_raises_the_minimum_and_ends_again() {
     bed.status_when("web", "it is told when the schedule begins", |status| {
         status.agents_summary.as_deref() == Some("0/1")
             && status.schedule.as_ref().is_some_and(|schedule| {
-                let time = schedule.next_change_time.as_ref().map(|time| time.0);
+                let time = |time: &Option<Time>| time.as_ref().map(|time| time.0);
                 schedule.active.is_none()
-                    && time == Some(start)
+                    && time(&schedule.next_change_time) == Some(start)
+                    && time(&schedule.next_start_time) == Some(start)
                     && schedule.next_active.as_deref() == Some("rush")
             })
     })
@@ -50,10 +54,13 @@ async fn a_schedule_that_begins_raises_the_minimum_and_ends_again() {
         let summary = status.agents_summary.as_deref();
         summary.is_some_and(|summary| summary.ends_with("/3"))
             && status.schedule.as_ref().is_some_and(|schedule| {
-                let time = schedule.next_change_time.as_ref().map(|time| time.0);
+                let time = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+                // The next one is a year away.
                 schedule.active.as_deref() == Some("rush")
-                    && time == Some(end)
-                    && schedule.next_active.is_none()
+                    && time(&schedule.next_change_time) == Some(end)
+                    && schedule.next_active.as_deref() == Some("rush")
+                    && time(&schedule.next_start_time)
+                        .is_some_and(|next| next > end + SignedDuration::from_hours(300 * 24))
             })
     })
     .await;
@@ -99,8 +106,12 @@ async fn one_that_is_always_active_replaces_the_bounds_of_the_spec() {
     let schedule = status.schedule.unwrap();
     assert_eq!(schedule.active.as_deref(), Some("always"));
     assert_eq!(
-        (schedule.next_change_time, schedule.next_active),
-        (None, None)
+        (
+            schedule.next_change_time,
+            schedule.next_active,
+            schedule.next_start_time
+        ),
+        (None, None, None)
     );
     bed.change("web", json!({ "schedules": null })).await;
     let status = bed
