@@ -4,8 +4,8 @@
 //! Shipped code runs here wherever no socket is needed: `planner`, its check, and through `operator::replica` the mirrors,
 //! readers, subscriptions, resolving, observing, the Pods and claims as they are built and read back, and the order of
 //! requests of each action. Azure DevOps is `azure_devops_simulator::World`. Models written for this crate are the API
-//! server (`cluster`), nodes and agents (`simulation::agents`), and what kube's controller and watches do around passes
-//! (`simulation::operators`).
+//! server (`cluster`), nodes and agents (`simulation::agents`), strangers' agents (`simulation::hosts`), and what kube's
+//! controller and watches do around passes (`simulation::operators`).
 //!
 //! A run never depends on real time, threads, the order of a hash map, or anything else than its seed.
 

@@ -68,6 +68,7 @@ pub(crate) enum Kind {
     NodePartitioned,
     StrangerRegisters,
     StrangerCreates,
+    HostComes,
     RegistrationDeleted,
     AgentDisabled,
     SpecEdited,
@@ -81,6 +82,8 @@ pub(crate) enum Kind {
 impl Kind {
     /// Strangers in the cluster, with the mean time between two of them in a run of usual trouble.
     const IN_THE_CLUSTER: (Self, Millis) = (Self::StrangerCreates, 6 * HOUR);
+    /// And outside of it.
+    const OUTSIDE: (Self, Millis) = (Self::HostComes, 6 * HOUR);
 
     /// All others, each with that time.
     pub(crate) const ALL: [(Self, Millis); 34] = [
@@ -129,6 +132,8 @@ impl Scenario {
         // And from before strangers made Pods and claims, and before there were rare options.
         let mut of_strangers = Random::new(seed ^ 0x51a7_b0d5);
         let mut of_options = Random::new(seed ^ 0x07c1_4e93);
+        // And from before strangers had hosts.
+        let mut of_hosts = Random::new(seed ^ 0x6d02_b7f9);
         let agent_pools = if random.permille(600) { 1 } else { 2 };
         let count = 1 + random.index(3);
         let mut pools: Vec<RunnerPool> = Vec::new();
@@ -166,6 +171,7 @@ impl Scenario {
             .filter_map(|kind| comes(&mut random, kind))
             .collect();
         troubles.extend(comes(&mut of_strangers, Kind::IN_THE_CLUSTER));
+        troubles.extend(comes(&mut of_hosts, Kind::OUTSIDE));
         Self {
             pools,
             jobs_an_hour,

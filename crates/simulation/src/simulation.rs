@@ -1,6 +1,7 @@
 //! One run: the models, the operators, and the queue of what happens next.
 
 mod agents;
+mod hosts;
 mod looks;
 mod operators;
 mod requests;
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 pub(crate) use self::{
     agents::{Machine, Node, Step},
+    hosts::{Host, HostStep},
     looks::AgentPoolState,
     operators::Process,
     requests::InFlight,
@@ -65,6 +67,7 @@ pub(crate) enum Event {
     ClockReturns(usize),
     Deadlines,
     Pod(usize, Step),
+    Host(usize, HostStep),
     NodeUnreachable(usize, u32),
     NodeRemoved(usize, u32),
     Collected(String, Millis),
@@ -84,6 +87,7 @@ pub(crate) enum Apart {
     Deletion,
     Spelling,
     Options,
+    Host,
 }
 
 pub(crate) struct Simulation {
@@ -111,6 +115,7 @@ pub(crate) struct Simulation {
     pub(crate) contested_claims: BTreeSet<Name>,
     /// Registrations of strangers that have to be there, with whether they are enabled.
     pub(crate) strangers: HashMap<i64, (usize, bool)>,
+    pub(crate) hosts: Vec<Host>,
     /// Pods and claims of strangers, as they have to be there.
     pub(crate) strangers_pods: BTreeMap<Name, Arc<Pod>>,
     pub(crate) strangers_claims: BTreeMap<Name, Arc<PersistentVolumeClaim>>,
@@ -163,6 +168,7 @@ impl Simulation {
             book: Book::new(options.trace),
             contested_claims: BTreeSet::new(),
             strangers: HashMap::new(),
+            hosts: Vec::new(),
             strangers_pods: BTreeMap::new(),
             strangers_claims: BTreeMap::new(),
             in_the_way: BTreeSet::new(),
@@ -276,6 +282,7 @@ impl Simulation {
                 self.world.tick(self.time());
             }
             Event::Pod(machine, step) => self.step(machine, step),
+            Event::Host(host, step) => self.host_does(host, step),
             Event::NodeUnreachable(node, life) => self.node_unreachable(node, life),
             Event::NodeRemoved(node, life) => self.node_removed(node, life),
             Event::Collected(uid, seen_at) => self.collect(&uid, seen_at),
@@ -299,6 +306,8 @@ impl Simulation {
             if let Some(&machine) = self.sessions.get(&session) {
                 let wait = self.random.between(30, 600);
                 self.after(wait, Event::Pod(machine, Step::Reads));
+            } else if let Some(host) = self.host_of(session) {
+                self.after(200, Event::Host(host, HostStep::Reads));
             }
         }
         for index in 0..self.agent_pools.len() {

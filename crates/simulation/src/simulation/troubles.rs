@@ -6,7 +6,7 @@ use api::{Mode, RunnerPool, names};
 use azure_devops_simulator::AgentSpec;
 use kube::ResourceExt as _;
 
-use super::{Apart, Event, Simulation, truth::Origin};
+use super::{Apart, Event, HostStep, Simulation, truth::Origin};
 use crate::{
     clock::{HOUR, MINUTE, Millis, SECOND},
     scenario::{AGENT_POOLS, Kind, ORGANIZATION, rare_options, spec},
@@ -232,6 +232,7 @@ impl Simulation {
             }
             Kind::StrangerRegisters => self.stranger_registers(),
             Kind::StrangerCreates => self.stranger_creates(),
+            Kind::HostComes => self.host_comes(),
             Kind::RegistrationDeleted => self.registration_deleted(),
             Kind::AgentDisabled => self.agent_disabled(),
             Kind::SpecEdited => self.edit_spec(),
@@ -487,6 +488,10 @@ impl Simulation {
         for name in self.in_the_way.clone() {
             self.stranger_leaves(&name);
         }
+        // What serves from here on is the operator's.
+        for host in 0..self.hosts.len() {
+            self.after(0, Event::Host(host, HostStep::Leaves));
+        }
         // Agents that hang are somebody else's to end.
         let hanging: Vec<usize> = self.present().filter(|&pod| self.hangs(pod)).collect();
         for pod in hanging {
@@ -524,6 +529,7 @@ pub(crate) fn name(kind: Kind) -> &'static str {
         Kind::NodePartitioned => "node cut off",
         Kind::StrangerRegisters => "stranger registers",
         Kind::StrangerCreates => "stranger creates",
+        Kind::HostComes => "host comes",
         Kind::RegistrationDeleted => "registration deleted",
         Kind::AgentDisabled => "agent disabled",
         Kind::SpecEdited => "spec edited",

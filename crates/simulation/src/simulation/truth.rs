@@ -74,7 +74,12 @@ impl Simulation {
             Some(Origin::Agent(number)) => Some(&self.machines[number]),
             _ => None,
         };
-        let what = machine.and_then(|machine| machine.outside);
+        let what = match origin {
+            Some(Origin::Stranger { .. }) if agent.is_some_and(|id| self.has_failed(id)) => {
+                Some("was a stranger's, and failed")
+            }
+            _ => machine.and_then(|machine| machine.outside),
+        };
         if let Some(what) = what {
             self.book.counts.jobs_lost_outside += 1;
             self.book.tell(self.now, "Azure DevOps", || {

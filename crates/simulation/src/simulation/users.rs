@@ -69,7 +69,8 @@ impl Simulation {
         pools.flat_map(|pool| pool.spec.all_profiles())
     }
 
-    /// What users demand in an agent pool: what its RunnerPools declare, be it true or not, and what their agents have.
+    /// What users demand in an agent pool: what its RunnerPools declare, be it true or not, what their agents have, and what
+    /// hosts of strangers have.
     pub(crate) fn offered(&self, agent_pool: usize) -> Vec<String> {
         let mut offered = Vec::new();
         for profile in self.profiles(agent_pool) {
@@ -81,6 +82,7 @@ impl Simulation {
             let programs = programs(profile.image).iter();
             offered.extend(programs.map(|name| (*name).to_owned()));
         }
+        offered.extend(self.offered_by_hosts(agent_pool));
         offered.sort();
         offered.dedup();
         offered
@@ -191,7 +193,7 @@ impl Simulation {
         }
         let jobs = self.world.unfinished_jobs(self.handle(agent_pool));
         let hopeless: Vec<i64> = jobs
-            .filter(|job| !self.can_run(agent_pool, job.demands))
+            .filter(|job| job.agent.is_none() && !self.can_run(agent_pool, job.demands))
             .map(|job| job.id)
             .collect();
         let now = self.time();
