@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use api::{
-    ClaimTemplate, Placeholders, ProfileSpec, RunnerPool, RunnerPoolSpec, Schedule, TerminatedPods,
+    ClaimTemplate, Placeholders, PodTemplate, ProfileSpec, RunnerPool, RunnerPoolSpec, Schedule,
+    TerminatedPods, names,
 };
 use kube::ResourceExt as _;
+use serde_json::{Map, Value, json};
 
 use crate::{
     clock::{HOUR, MINUTE, Millis, SECOND},
@@ -132,8 +134,9 @@ impl Scenario {
         // And from before strangers made Pods and claims, and before there were rare options.
         let mut of_strangers = Random::new(seed ^ 0x51a7_b0d5);
         let mut of_options = Random::new(seed ^ 0x07c1_4e93);
-        // And from before strangers had hosts.
+        // And from before strangers had hosts, and Pods templates.
         let mut of_hosts = Random::new(seed ^ 0x6d02_b7f9);
+        let mut of_templates = Random::new(seed ^ 0x2c95_41de);
         let agent_pools = if random.permille(600) { 1 } else { 2 };
         let count = 1 + random.index(3);
         let mut pools: Vec<RunnerPool> = Vec::new();
@@ -153,6 +156,7 @@ impl Scenario {
                 pool.spec.schedules = schedules(&mut of_schedules);
             }
             rare_options(&mut of_options, &mut pool.spec);
+            pool.spec.pod_template = pod_template(&mut of_templates);
             pools.push(pool);
         }
         prefixes(&mut of_options, &mut pools);
@@ -246,6 +250,33 @@ pub(crate) fn rare_options(random: &mut Random, spec: &mut RunnerPoolSpec) {
         spec.placeholders = Placeholders::Disabled;
     }
     spec.priority = *random.pick(&[0, 0, 0, 1, -5]);
+}
+
+/// A template for Pods, sometimes: it tells one shape of Pods from another, and lets agents of one image report different
+/// things.
+pub(crate) fn pod_template(random: &mut Random) -> Option<PodTemplate> {
+    if !random.permille(250) {
+        return None;
+    }
+    let flavour = random.pick(&["plain", "salted"]);
+    let agent = json!({
+        "name": names::AGENT_CONTAINER,
+        "env": [{ "name": "FLAVOUR", "value": flavour }],
+    });
+    let mut spec = Map::new();
+    spec.insert("containers".to_owned(), json!([agent]));
+    if random.permille(300) {
+        let sidecar = json!({
+            "name": "buildkit",
+            "image": "registry.example/buildkit:1",
+            "restartPolicy": "Always",
+        });
+        spec.insert("initContainers".to_owned(), json!([sidecar]));
+    }
+    Some(PodTemplate {
+        spec,
+        ..PodTemplate::default()
+    })
 }
 
 /// Other names for agents, sometimes those that another RunnerPool gives. In one namespace Pods of two agent pools would be
@@ -361,9 +392,27 @@ pub(crate) fn programs(image: &str) -> &'static [&'static str] {
 /// What agents of a profile truly can do, by names in lower case.
 pub(crate) fn capabilities(profile: &api::Profile<'_>) -> BTreeMap<String, String> {
     let programs = programs(profile.image).iter().map(|name| (*name, ""));
-    let capabilities = profile.environment().chain(programs);
+    let capabilities = profile
+        .environment()
+        .chain(of_templates(profile))
+        .chain(programs);
     let lower = |(name, value): (&str, &str)| (name.to_lowercase(), value.to_lowercase());
     capabilities.map(lower).collect()
+}
+
+/// Environment variables that the templates of a profile give its agents.
+pub(crate) fn of_templates<'a>(
+    profile: &'a api::Profile<'_>,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let templates = profile.templates.iter();
+    let containers = templates.filter_map(|template| template.spec.get("containers")?.as_array());
+    let variables = containers
+        .flatten()
+        .filter_map(|container| container.get("env")?.as_array());
+    let text = |variable: &'a Value, field: &str| variable.get(field)?.as_str();
+    variables
+        .flatten()
+        .filter_map(move |variable| Some((text(variable, "name")?, text(variable, "value")?)))
 }
 
 /// Whether agents of such capabilities can run a job, by another way of reading demands than the operator's.

@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use super::{Apart, Event, HostStep, Simulation, truth::Origin};
 use crate::{
     clock::{HOUR, MINUTE, Millis, SECOND},
-    scenario::{AGENT_POOLS, Kind, ORGANIZATION, rare_options, spec},
+    scenario::{AGENT_POOLS, Kind, ORGANIZATION, pod_template, rare_options, spec},
 };
 
 /// When the last trouble is this long over, nothing of it is left.
@@ -409,6 +409,7 @@ impl Simulation {
         let whom = u64::try_from(pool).unwrap_or_default();
         let mut options = self.apart(self.now, whom, Apart::Options);
         rare_options(&mut options, &mut other);
+        other.pod_template = pod_template(&mut options);
         match self.random.below(4) {
             0 => {
                 let modes = [Mode::Active, Mode::Paused, Mode::Drained];

@@ -10,7 +10,9 @@ use super::{Apart, Event, Simulation};
 use crate::{
     clock::{HOUR, Millis, SECOND},
     cluster::Deletion,
-    scenario::{AGENT_POOLS, ORGANIZATION, can_run, capabilities, demands, programs, spelled},
+    scenario::{
+        AGENT_POOLS, ORGANIZATION, can_run, capabilities, demands, of_templates, programs, spelled,
+    },
 };
 
 impl Simulation {
@@ -76,7 +78,7 @@ impl Simulation {
         for profile in self.profiles(agent_pool) {
             let names = profile.capabilities.keys().map(|name| (*name).to_owned());
             offered.extend(names);
-            let values = profile.environment();
+            let values = profile.environment().chain(of_templates(&profile));
             let values = values.filter(|(_, value)| !value.is_empty());
             offered.extend(values.map(|(name, value)| format!("{name} -equals {value}")));
             let programs = programs(profile.image).iter();
