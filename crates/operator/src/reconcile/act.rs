@@ -570,11 +570,12 @@ impl<O: Outside> Actor<'_, O> {
         };
         let agent = names::agent(self.pool.agent_base(), claim.index);
         match self.outside.get_pod(&agent).await {
-            Ok(None) => self.delete_claim(name, uid).await,
-            Ok(Some(pod)) => {
+            Ok(Some(pod)) if self.owns(&pod) => {
                 self.known.pods.wrote(&pod);
                 End::PutOff("its Pod is there after all")
             }
+            // Somebody else's of that name is no agent of ours, which the claim waits for.
+            Ok(None | Some(_)) => self.delete_claim(name, uid).await,
             Err(_) => End::PutOff("the API server did not say whether its Pod is there"),
         }
     }

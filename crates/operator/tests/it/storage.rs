@@ -305,3 +305,24 @@ async fn a_strangers_claim_is_not_taken() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_goes_although_somebody_elses_pod_has_the_name_of_its_agent() {
+    let bed = Bed::start().await;
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": { "name": "web-agent-7" },
+        "spec": {
+            "schedulingGates": [{ "name": "example.com/never" }],
+            "containers": [{ "name": "agent", "image": "agent:base" }],
+        },
+    }))
+    .unwrap();
+    let pods = bed.api::<Pod>();
+    let theirs = pods.create(&PostParams::default(), &pod).await.unwrap();
+    let pvcs = json!([{ "name": "scratch", "mountPath": "/scratch", "storage": "1Gi", "deleteWithAgent": true }]);
+    bed.create("web", json!({ "pvcs": pvcs })).await;
+    claim_of_the_former_operator(&bed, "web", "scratch").await;
+    bed.claims_when("it is gone", <[_]>::is_empty).await;
+    let there = bed.pods().await;
+    assert_eq!((there.len(), there[0].uid()), (1, theirs.uid()));
+}
