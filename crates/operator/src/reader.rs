@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use azure_devops::{Class, Client, Error, TaskAgent, TaskAgentJobRequest, TaskAgentStatus};
+use azure_devops::{
+    Class, Client, Error, TaskAgent, TaskAgentJobRequest, TaskAgentReference, TaskAgentStatus,
+};
 use jiff::{SignedDuration, Timestamp};
 use planner::{
     AgentPool, Capabilities, Intake, JobRequest, KnownLook, Lesson, Look, Memory, Registration,
@@ -488,6 +490,18 @@ pub(crate) fn agent_pool(agents: Vec<TaskAgent>, requests: Vec<TaskAgentJobReque
         .iter()
         .filter_map(|agent| Some((agent.assigned_request.as_ref()?.request_id, agent.id)))
         .collect();
+    // Placeholders, and few others. Each job may name every agent: thousands of both would be millions of ids.
+    let offline: HashSet<i64> = agents
+        .iter()
+        .filter(|agent| agent.status == TaskAgentStatus::Offline)
+        .map(|agent| agent.id)
+        .collect();
+    let matched = |agents: Vec<TaskAgentReference>| {
+        let mut matched: Vec<i64> = agents.into_iter().map(|agent| agent.id).collect();
+        matched.retain(|id| offline.contains(id));
+        matched.shrink_to_fit();
+        matched
+    };
     let requests = requests
         .into_iter()
         .map(|request| JobRequest {
@@ -497,9 +511,7 @@ pub(crate) fn agent_pool(agents: Vec<TaskAgent>, requests: Vec<TaskAgentJobReque
                 .map(|agent| agent.id)
                 .or(holders.get(&request.request_id).copied()),
             demands: request.demands,
-            matched: request
-                .matched_agents
-                .map(|agents| agents.into_iter().map(|agent| agent.id).collect()),
+            matched: request.matched_agents.map(matched),
         })
         .collect();
     // Thousands of agents of one image report the same.
@@ -563,6 +575,24 @@ mod tests {
 
     use super::*;
     use crate::lease::Gate;
+
+    #[test]
+    fn of_the_agents_that_match_a_job_those_without_a_session_are_kept() {
+        let agent = |id: i64, status: &str| {
+            let agent = json!({ "id": id, "name": format!("agent-{id}"), "status": status });
+            serde_json::from_value(agent).expect("an agent")
+        };
+        let matched = |matched: serde_json::Value| {
+            let request = json!({ "requestId": 1, "matchedAgents": matched });
+            let requests = vec![serde_json::from_value(request).expect("a job request")];
+            let agents = vec![agent(1, "offline"), agent(2, "online"), agent(3, "offline")];
+            agent_pool(agents, requests).requests.remove(0).matched
+        };
+        let all = json!([{ "id": 3 }, { "id": 2 }, { "id": 1 }]);
+        assert_eq!(matched(all), Some(vec![3, 1]));
+        assert_eq!(matched(json!([])), Some(Vec::new()));
+        assert_eq!(matched(json!(null)), None);
+    }
 
     #[test]
     fn a_look_that_had_begun_does_not_tell_what_became_of_an_agent_that_was_disabled() {

@@ -361,7 +361,7 @@ pub struct JobRequest {
     pub id: i64,
     /// Its demands as Azure DevOps writes them.
     pub demands: Vec<String>,
-    /// Ids of the registrations that meet its demands, as the service sees it; `None`: it does not say.
+    /// Ids of the registrations without a session that meet its demands, as the service sees it; `None`: it does not say.
     pub matched: Option<Vec<i64>>,
     /// The agent that it is reserved for; `None`: it is queued.
     pub reserved_agent: Option<i64>,
