@@ -95,6 +95,7 @@ impl Operator {
             .env_remove("WATCH_NAMESPACES")
             .env("KUBECONFIG", kubeconfig)
             .env("NO_COLOR", "1")
+            .env("MALLOC_ARENA_MAX", "2") // as the image has it
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
