@@ -65,7 +65,9 @@ impl Control {
             Self::Counters => &[Breach::AboveMaximum],
             // The claims of the former agent of the name are about to go.
             Self::ReusedNames => &[Breach::IdentityShared, Breach::ClaimInUseDeleted],
-            Self::WholeTexts | Self::FirstDemand => &[Breach::NotConverged],
+            Self::WholeTexts => &[Breach::NotConverged],
+            // Agents are kept for jobs that they cannot run.
+            Self::FirstDemand => &[Breach::NotConverged, Breach::LeftOver],
             Self::NoPlaceholders => &[Breach::JobRefused],
         }
     }
