@@ -39,13 +39,6 @@ pub const LESSONS: &[Lesson] = &[
                  there are more than the maximum",
     },
     Lesson {
-        name: "nobody looks between two empty lists",
-        seed: 1614,
-        hours: 24,
-        lesson: "a reader that was asked to wait may see two wrong answers in a row, minutes apart: an empty list counts as one that \
-                 stays so only if looks in between say the same",
-    },
-    Lesson {
         name: "another one's Pod has the name",
         seed: 174,
         hours: 24,
