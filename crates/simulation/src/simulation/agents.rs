@@ -152,6 +152,20 @@ pub(crate) enum Step {
     GraceEnds,
 }
 
+/// What an agent finds in its session.
+pub(super) enum Message {
+    /// Nothing, be it that the service does not answer, or no longer knows the job.
+    None,
+    /// The session has ended.
+    SessionLost,
+    /// Its job is cancelled.
+    Cancels(i64),
+    /// A job.
+    Job { request: i64, duration: Millis },
+    /// Another job while it works, or that a job is cancelled which it does not have.
+    OfNoUse,
+}
+
 /// What an agent reports: its environment, the programs of its image, and what every agent has.
 fn reported(container: Option<&k8s_openapi::api::core::v1::Container>) -> BTreeMap<String, String> {
     let container = container.into_iter();
@@ -393,38 +407,67 @@ impl Simulation {
         let Some(session) = machine.session.filter(|_| !machine.has_run_once()) else {
             return;
         };
-        if self.troubles.is(Kind::ServiceDown) {
-            // It reads again with its next sign of life.
-            return;
-        }
-        let handle = self.handle(machine.agent_pool);
-        let now = self.time();
-        if !self.world.keep_session(now, handle, session) {
-            self.lose_session(number);
-            return;
-        }
-        let Some(notice) = self.world.notice(handle, session) else {
-            return;
-        };
-        let machine = &self.machines[number];
-        if notice.cancel {
-            self.world.take_notice(now, handle, session, notice.message);
-            if machine.worker == Some(notice.request) {
-                self.finish_job(number, notice.request, JobResult::Canceled);
+        let (agent_pool, worker) = (machine.agent_pool, machine.worker);
+        match self.next_message(agent_pool, session, worker) {
+            Message::None => return,
+            Message::SessionLost => {
+                self.lose_session(number);
+                return;
             }
-        } else if machine.worker.is_none() {
-            let plan = self.world.job_plan(handle, notice.request);
-            self.world.take_notice(now, handle, session, notice.message);
-            let Some((duration, _)) = plan else { return };
-            let machine = &mut self.machines[number];
-            (machine.worker, machine.worked) = (Some(notice.request), true);
-            self.mark_effect("job begins", number);
-            let request = notice.request;
-            self.tell_pod(number, &format!("begins job {request}"));
-            let duration = Millis::try_from(duration.as_millis()).unwrap_or(MINUTE);
-            self.after(duration, Event::Pod(number, Step::JobEnds(request)));
+            Message::Cancels(request) => {
+                self.finish_job(number, request, JobResult::Canceled);
+            }
+            Message::Job { request, duration } => {
+                let machine = &mut self.machines[number];
+                (machine.worker, machine.worked) = (Some(request), true);
+                self.mark_effect("job begins", number);
+                self.tell_pod(number, &format!("begins job {request}"));
+                self.after(duration, Event::Pod(number, Step::JobEnds(request)));
+            }
+            Message::OfNoUse => {}
         }
         self.after(700, Event::Pod(number, Step::Reads));
+    }
+
+    /// What an agent with this job finds when it looks for messages, which is a sign of life. It takes what it can act on.
+    pub(super) fn next_message(
+        &mut self,
+        agent_pool: usize,
+        session: Uuid,
+        worker: Option<i64>,
+    ) -> Message {
+        if self.troubles.is(Kind::ServiceDown) {
+            // It reads again with its next sign of life.
+            return Message::None;
+        }
+        let (handle, now) = (self.handle(agent_pool), self.time());
+        if !self.world.keep_session(now, handle, session) {
+            return Message::SessionLost;
+        }
+        let Some(notice) = self.world.notice(handle, session) else {
+            return Message::None;
+        };
+        let request = notice.request;
+        if !notice.cancel && worker.is_some() {
+            return Message::OfNoUse;
+        }
+        let plan = self.world.job_plan(handle, request);
+        self.world.take_notice(now, handle, session, notice.message);
+        match plan {
+            _ if notice.cancel && worker == Some(request) => Message::Cancels(request),
+            _ if notice.cancel => Message::OfNoUse,
+            Some((duration, _)) => {
+                let duration = Millis::try_from(duration.as_millis()).unwrap_or(MINUTE);
+                Message::Job { request, duration }
+            }
+            None => Message::None,
+        }
+    }
+
+    /// How a job is to end.
+    pub(super) fn planned_result(&self, agent_pool: usize, request: i64) -> JobResult {
+        let planned = self.world.job_plan(self.handle(agent_pool), request);
+        planned.map_or(JobResult::Succeeded, |(_, result)| result)
     }
 
     fn lose_session(&mut self, number: usize) {
@@ -468,9 +511,7 @@ impl Simulation {
             self.after(10 * SECOND, Event::Pod(number, Step::JobEnds(request)));
             return;
         }
-        let handle = self.handle(machine.agent_pool);
-        let planned = self.world.job_plan(handle, request);
-        let result = planned.map_or(JobResult::Succeeded, |(_, result)| result);
+        let result = self.planned_result(machine.agent_pool, request);
         self.finish_job(number, request, result);
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use azure_devops_simulator::{JobResult, world::direct::NewAgent};
 use uuid::Uuid;
 
-use super::{Apart, Event, Simulation, truth::Origin};
+use super::{Apart, Event, Simulation, agents::Message, truth::Origin};
 use crate::{
     clock::{HOUR, MINUTE, Millis, SECOND},
     scenario::Kind,
@@ -29,7 +29,7 @@ pub(crate) struct Host {
     worker: Option<i64>,
     /// What only it can do.
     rare: bool,
-    /// It went without a word.
+    /// It left, or failed.
     gone: bool,
 }
 
@@ -143,32 +143,19 @@ impl Simulation {
     fn host_reads(&mut self, number: usize) {
         let host = &self.hosts[number];
         let Some(session) = host.session else { return };
-        if self.troubles.is(Kind::ServiceDown) {
-            // It reads again with its next sign of life.
-            return;
-        }
-        let (handle, now) = (self.handle(host.agent_pool), self.time());
-        if !self.world.keep_session(now, handle, session) {
-            self.hosts[number].session = None;
-            return;
-        }
-        let Some(notice) = self.world.notice(handle, session) else {
-            return;
-        };
-        let worker = host.worker;
-        if notice.cancel {
-            self.world.take_notice(now, handle, session, notice.message);
-            if worker == Some(notice.request) {
-                self.host_reports(number, notice.request, JobResult::Canceled);
+        let (agent_pool, worker) = (host.agent_pool, host.worker);
+        match self.next_message(agent_pool, session, worker) {
+            Message::None => return,
+            Message::SessionLost => {
+                self.hosts[number].session = None;
+                return;
             }
-        } else if worker.is_none() {
-            let plan = self.world.job_plan(handle, notice.request);
-            self.world.take_notice(now, handle, session, notice.message);
-            let Some((duration, _)) = plan else { return };
-            self.hosts[number].worker = Some(notice.request);
-            let duration = Millis::try_from(duration.as_millis()).unwrap_or(MINUTE);
-            let end = HostStep::JobEnds(notice.request);
-            self.after(duration, Event::Host(number, end));
+            Message::Cancels(request) => self.host_reports(number, request, JobResult::Canceled),
+            Message::Job { request, duration } => {
+                self.hosts[number].worker = Some(request);
+                self.after(duration, Event::Host(number, HostStep::JobEnds(request)));
+            }
+            Message::OfNoUse => {}
         }
         self.after(SECOND, Event::Host(number, HostStep::Reads));
     }
@@ -182,8 +169,7 @@ impl Simulation {
             self.after(AGAIN, Event::Host(number, HostStep::JobEnds(request)));
             return;
         }
-        let planned = self.world.job_plan(self.handle(host.agent_pool), request);
-        let result = planned.map_or(JobResult::Succeeded, |(_, result)| result);
+        let result = self.planned_result(host.agent_pool, request);
         self.host_reports(number, request, result);
     }
 
@@ -227,8 +213,8 @@ impl Simulation {
         hosts.position(|host| host.session == Some(session) && !host.gone)
     }
 
-    /// Whether the host with this registration went without a word.
-    pub(crate) fn has_failed(&self, registration: i64) -> bool {
+    /// Whether the host with this registration is gone. One that left had no job.
+    pub(crate) fn is_gone(&self, registration: i64) -> bool {
         let mut hosts = self.hosts.iter();
         hosts.any(|host| host.registration == registration && host.gone)
     }

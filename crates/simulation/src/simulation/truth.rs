@@ -75,7 +75,7 @@ impl Simulation {
             _ => None,
         };
         let what = match origin {
-            Some(Origin::Stranger { .. }) if agent.is_some_and(|id| self.has_failed(id)) => {
+            Some(Origin::Stranger { .. }) if agent.is_some_and(|id| self.is_gone(id)) => {
                 Some("was a stranger's, and failed")
             }
             _ => machine.and_then(|machine| machine.outside),
