@@ -4,7 +4,7 @@
 //! Nothing is counted: a Pod carries the number of its attempt, and one that failed stays as what tells of it. A failure
 //! is that of a profile in its present shape; another shape begins anew. See ADR 15.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -56,13 +56,17 @@ impl Failures {
         if pool.ends().is_some() {
             return failures;
         }
+        let current = agents.values().filter(|agent| !agent.outdated);
+        let mut by_profile: HashMap<&str, Vec<(&Agent, &Pod)>> = HashMap::new();
+        for (agent, pod) in current.filter_map(|agent| Some((agent, agent.pod.as_ref()?))) {
+            by_profile
+                .entry(&pod.profile)
+                .or_default()
+                .push((agent, pod));
+        }
         for profile in &pool.profiles {
-            let of_profile = || {
-                let current = agents.values().filter(|agent| !agent.outdated);
-                current
-                    .filter_map(|agent| Some((agent, agent.pod.as_ref()?)))
-                    .filter(|(_, pod)| pod.profile == profile.name)
-            };
+            let agents = by_profile.get(profile.name.as_str());
+            let of_profile = || agents.into_iter().flatten().copied();
             let recovered_at = of_profile()
                 .filter(|(agent, pod)| came_online(agent, pod))
                 .map(|(_, pod)| pod.created_at)
