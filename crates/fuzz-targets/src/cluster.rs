@@ -24,8 +24,8 @@ pub(crate) fn pods(data: &[u8]) {
         return;
     };
     assert_eq!(
-        (Some(&read.uid), read.name),
-        (pod.metadata.uid.as_ref(), pod.name_any())
+        (Some(&read.uid), &read.name),
+        (pod.metadata.uid.as_ref(), &pod.name_any())
     );
     let owners = pod.owner_references();
     assert!(owners.iter().any(|owner| owner.kind == "RunnerPool"));

@@ -65,7 +65,7 @@ pub(crate) fn looks(data: &[u8]) {
     };
     let claims = world.claims.iter();
     // The mirrors hold each name once.
-    let pods: BTreeMap<String, planner::Pod> = world
+    let pods: BTreeMap<String, Arc<planner::Pod>> = world
         .pods
         .iter()
         .filter_map(decode::pod)

@@ -39,7 +39,7 @@ fn snapshot(choices: &mut Choices<'_>, now: Timestamp) -> Snapshot {
     for (id, index) in (100..).zip(indexes) {
         let name = format!("web-agent-{index}");
         if choices.flag() {
-            pods.push(pod(choices, name.clone(), now));
+            pods.push(pod(choices, name.clone(), now).into());
         }
         if choices.flag() {
             let name = if choices.below(8) == 7 {
@@ -47,7 +47,7 @@ fn snapshot(choices: &mut Choices<'_>, now: Timestamp) -> Snapshot {
             } else {
                 name
             };
-            registrations.push(registration(choices, id, name, now));
+            registrations.push(registration(choices, id, name, now).into());
         }
     }
     let others = [
@@ -59,7 +59,7 @@ fn snapshot(choices: &mut Choices<'_>, now: Timestamp) -> Snapshot {
     ];
     for (id, name) in (500..).zip(others) {
         if choices.flag() {
-            registrations.push(registration(choices, id, name.to_owned(), now));
+            registrations.push(registration(choices, id, name.to_owned(), now).into());
         }
     }
     let requests = (1..).zip(choices.list(12, request));

@@ -32,7 +32,7 @@ pub fn agent_pool(agents: Vec<TaskAgent>, requests: Vec<TaskAgentJobRequest>) ->
 }
 
 /// A Pod; `None`: it belongs to no RunnerPool.
-pub fn pod(pod: &Pod) -> Option<planner::Pod> {
+pub fn pod(pod: &Pod) -> Option<Arc<planner::Pod>> {
     AgentPod::read(pod).map(|(_, read)| read.pod)
 }
 

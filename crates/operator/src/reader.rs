@@ -193,13 +193,13 @@ impl Reader {
             Write::Disabled(id) => {
                 let mut agents = seen.registrations.iter_mut();
                 if let Some(agent) = agents.find(|agent| agent.id == *id) {
-                    agent.intake = Intake::DisableSent;
+                    Arc::make_mut(agent).intake = Intake::DisableSent;
                 }
             }
             Write::Updated(id, capabilities) => {
                 let mut agents = seen.registrations.iter_mut();
                 if let Some(agent) = agents.find(|agent| agent.id == *id) {
-                    agent.capabilities = capabilities.clone();
+                    Arc::make_mut(agent).capabilities = capabilities.clone();
                 }
             }
             Write::Removed(id) => seen.registrations.retain(|agent| agent.id != *id),
@@ -209,7 +209,7 @@ impl Reader {
                     .iter()
                     .all(|agent| agent.id != registration.id)
                 {
-                    seen.registrations.push(registration.clone());
+                    seen.registrations.push(Arc::new(registration.clone()));
                 }
             }
         }
@@ -430,11 +430,11 @@ impl Reader {
 
 /// Takes it back of these agents that a look saw them disabled.
 fn doubt(seen: &mut AgentPool, disabling: &HashSet<i64>) {
-    let disabled = |agent: &&mut Registration| {
+    let disabled = |agent: &&mut Arc<Registration>| {
         agent.intake == Intake::Disabled && disabling.contains(&agent.id)
     };
     for agent in seen.registrations.iter_mut().filter(disabled) {
-        agent.intake = Intake::DisableSent;
+        Arc::make_mut(agent).intake = Intake::DisableSent;
     }
 }
 
@@ -526,7 +526,7 @@ pub(crate) fn agent_pool(agents: Vec<TaskAgent>, requests: Vec<TaskAgentJobReque
         let mut registration = registration(agent);
         share(&mut registration.capabilities.system);
         share(&mut registration.capabilities.user);
-        registration
+        Arc::new(registration)
     });
     AgentPool {
         registrations: registrations.collect(),
@@ -614,7 +614,7 @@ mod tests {
         };
         let ends = || {
             let seen = AgentPool {
-                registrations: vec![disabled(1), disabled(2)],
+                registrations: [1, 2].map(|id| Arc::new(disabled(id))).into(),
                 requests: Vec::new(),
             };
             reader.looked(

@@ -120,7 +120,7 @@ fn snapshot(shape: Shape) -> Snapshot {
     Snapshot {
         pool: Arc::new(pool(shape)),
         cluster: Cluster {
-            pods: agents.map(|i| pod(shape, i)).collect(),
+            pods: agents.map(|i| pod(shape, i).into()).collect(),
             ..Cluster::default()
         },
         look: Look::Known(KnownLook {
@@ -131,6 +131,7 @@ fn snapshot(shape: Shape) -> Snapshot {
                 registrations: registrations
                     .map(|i| registration(shape, i))
                     .chain(placeholders)
+                    .map(Arc::new)
                     .collect(),
                 requests: (0..shape.jobs()).map(|i| request(shape, i)).collect(),
             }),

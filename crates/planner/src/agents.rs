@@ -1,6 +1,9 @@
 //! Joins Pods and registrations to agents, and says of each what it is doing. Every rule consults this one view.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -14,9 +17,9 @@ pub struct Agent {
     /// Its name.
     pub name: String,
     /// Its Pod.
-    pub pod: Option<Pod>,
+    pub pod: Option<Arc<Pod>>,
     /// Its registration, when it is provably ours.
-    pub registration: Option<Registration>,
+    pub registration: Option<Arc<Registration>>,
     /// What it is doing.
     pub state: AgentState,
     /// Whether its Pod was made in another shape than its profile has now.
@@ -89,7 +92,7 @@ impl Agent {
 /// Every index in use, with its agent.
 pub(crate) fn join(snapshot: &Snapshot, now: Timestamp) -> BTreeMap<u32, Agent> {
     let pool = &snapshot.pool;
-    let mut pods: HashMap<u32, &Pod> = snapshot
+    let mut pods: HashMap<u32, &Arc<Pod>> = snapshot
         .cluster
         .pods
         .iter()
@@ -102,14 +105,20 @@ pub(crate) fn join(snapshot: &Snapshot, now: Timestamp) -> BTreeMap<u32, Agent> 
             let Some(index) = pool.index_of(&registration.name) else {
                 continue;
             };
-            if !is_ours(pool, registration, pods.get(&index).copied()) {
+            if !is_ours(
+                pool,
+                registration,
+                pods.get(&index).copied().map(Arc::as_ref),
+            ) {
                 continue;
             }
             let pod = pods.remove(&index);
-            let mut registration = registration.clone();
-            registration.assigned = registration
-                .assigned
-                .or_else(|| reserved.get(&registration.id).copied());
+            let mut registration = Arc::clone(registration);
+            if registration.assigned.is_none()
+                && let Some(request) = reserved.get(&registration.id)
+            {
+                Arc::make_mut(&mut registration).assigned = Some(*request);
+            }
             agents.insert(index, agent(index, pod, Some(registration), now));
         }
         agents.extend(
@@ -175,11 +184,11 @@ pub(crate) fn is_ours(pool: &Pool, registration: &Registration, pod: Option<&Pod
 
 fn agent(
     index: u32,
-    pod: Option<&Pod>,
-    registration: Option<Registration>,
+    pod: Option<&Arc<Pod>>,
+    registration: Option<Arc<Registration>>,
     now: Timestamp,
 ) -> Agent {
-    let state = state(pod, registration.as_ref(), now);
+    let state = state(pod.map(Arc::as_ref), registration.as_deref(), now);
     let name = pod
         .map(|pod| &pod.name)
         .or(registration.as_ref().map(|registration| &registration.name));
@@ -193,8 +202,8 @@ fn agent(
     }
 }
 
-fn unseen(index: u32, pod: &Pod) -> Agent {
-    let state = match pod {
+fn unseen(index: u32, pod: &Arc<Pod>) -> Agent {
+    let state = match pod.as_ref() {
         pod if pod.phase.finished_at().is_some() => AgentState::Finished,
         Pod { stopping: true, .. } => AgentState::Stopping,
         Pod {
@@ -206,7 +215,7 @@ fn unseen(index: u32, pod: &Pod) -> Agent {
     Agent {
         index,
         name: pod.name.clone(),
-        pod: Some(pod.clone()),
+        pod: Some(Arc::clone(pod)),
         registration: None,
         state,
         outdated: false,

@@ -193,7 +193,7 @@ impl<'a> Facts<'a> {
                 look.agent_pool
                     .registrations
                     .iter()
-                    .map(|registration| (registration.id, registration))
+                    .map(|registration| (registration.id, registration.as_ref()))
                     .collect(),
                 look.agent_pool
                     .requests
@@ -235,7 +235,7 @@ impl<'a> Facts<'a> {
             registrations,
             reserved,
             registered: HashSet::new(),
-            pods: pods.map(|pod| (pod.name.as_str(), pod)).collect(),
+            pods: pods.map(|pod| (pod.name.as_str(), pod.as_ref())).collect(),
             names,
             alive,
         };

@@ -161,7 +161,7 @@ fn one(
         (AgentState::Draining, ..) => plan.withhold(&agent.name, Why::AwaitingLook),
         (AgentState::Finished, Some(pod), registration) => {
             let failure = failures.get(agent);
-            finished(pod, registration.as_ref(), kept, failure, look, now, plan);
+            finished(pod, registration.as_deref(), kept, failure, look, now, plan);
         }
         (AgentState::Orphaned, _, Some(registration)) => {
             let removal = removal(registration, None);

@@ -170,7 +170,7 @@ impl<'a> FreeIndexes<'a> {
                 continue;
             };
             used.insert(index);
-            let pod = agents.get(&index).and_then(|agent| agent.pod.as_ref());
+            let pod = (agents.get(&index)).and_then(|agent| agent.pod.as_deref());
             let known = is_ours(pool, registration, pod) || snapshot.cluster.taken.contains(&name);
             if !known {
                 plan.withhold(&registration.name, Why::NameTaken);

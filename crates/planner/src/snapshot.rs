@@ -99,8 +99,8 @@ pub struct Profile {
 /// What the cluster holds, as far as it concerns the RunnerPool.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
-    /// Pods that the RunnerPool owns.
-    pub pods: Vec<Pod>,
+    /// Pods that the RunnerPool owns, shared with whoever watches them.
+    pub pods: Vec<Arc<Pod>>,
     /// Claims that go with their agent. Kept claims are not listed: they are in nobody's way.
     pub claims: Vec<Claim>,
     /// When the operator last saw a Pod of the RunnerPool; `None`: never since it started. What that Pod's agent did
@@ -296,8 +296,8 @@ impl Memory {
 /// An agent pool in Azure DevOps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AgentPool {
-    /// Every registered agent, whoever registered it.
-    pub registrations: Vec<Registration>,
+    /// Every registered agent, whoever registered it. One that changes is another one: earlier looks stay as they were.
+    pub registrations: Vec<Arc<Registration>>,
     /// Every job request without a result.
     pub requests: Vec<JobRequest>,
 }
@@ -370,8 +370,8 @@ pub struct JobRequest {
 impl Cluster {
     /// How many Pods of each profile are not finished.
     pub(crate) fn alive_by_profile(&self) -> HashMap<&str, usize> {
-        let unfinished = |pod: &&Pod| pod.phase.finished_at().is_none();
-        by_profile(self.pods.iter().filter(unfinished))
+        let pods = self.pods.iter().map(Arc::as_ref);
+        by_profile(pods.filter(|pod| pod.phase.finished_at().is_none()))
     }
 }
 

@@ -51,7 +51,7 @@ fn count(
     counts: impl Fn(&Agent, &Pod) -> bool,
 ) -> HashMap<&str, usize> {
     by_profile(agents.values().filter_map(|agent| {
-        let pod = agent.pod.as_ref()?;
+        let pod = agent.pod.as_deref()?;
         counts(agent, pod).then_some(pod)
     }))
 }

@@ -43,7 +43,7 @@ pub(crate) fn surplus(
     let (mut idle, mut idle_warm) = (Vec::new(), Vec::new());
     let (mut starting, mut unplaced) = (Vec::new(), Vec::new());
     for agent in agents.values() {
-        let Some(pod) = agent.pod.as_ref().filter(|_| !agent.outdated) else {
+        let Some(pod) = agent.pod.as_deref().filter(|_| !agent.outdated) else {
             continue;
         };
         if !stays(agent.state) {

@@ -1,6 +1,6 @@
 //! The Pod of an agent: how it is made, and what is read back from it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use api::{CertificateSource, PodTemplateMetadata, Profile, RunnerPool, SecurityContext, names};
 use k8s_openapi::{
@@ -480,7 +480,7 @@ pub(crate) struct AgentPod {
     /// Uid of the RunnerPool that owns it.
     pub(crate) owner: String,
     /// For the planner.
-    pub(crate) pod: planner::Pod,
+    pub(crate) pod: Arc<planner::Pod>,
     /// Version of the object, for a deletion that must not meet a newer one.
     pub(crate) resource_version: Option<String>,
     /// What Kubernetes tells of its troubles.
@@ -549,7 +549,7 @@ impl Mirrored for AgentPod {
             key,
             Self {
                 owner: owner.uid.clone(),
-                pod: view,
+                pod: Arc::new(view),
                 resource_version,
                 trouble: Trouble::read(pod),
             },

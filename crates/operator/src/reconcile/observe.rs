@@ -71,7 +71,7 @@ pub(crate) fn gather(
         .partition::<Vec<_>, _>(|pod| pod.owner == identity.uid);
     let claims = known.claims.of(&identity.key).into_iter();
     let cluster = Cluster {
-        pods: pods.iter().map(|pod| pod.pod.clone()).collect(),
+        pods: pods.iter().map(|pod| Arc::clone(&pod.pod)).collect(),
         claims: claims.filter_map(|claim| claim.going(pool)).collect(),
         pods_seen_at: known.pods.emptied_at(&identity.key),
         taken: taken(identity, &resolved.wishes, &subscription, known, &former),
@@ -121,7 +121,7 @@ fn siblings(
         let pods = known.pods.of(&key).into_iter();
         let pods = pods.filter(|pod| pod.owner == wishes.uid);
         let cluster = Cluster {
-            pods: pods.map(|pod| pod.pod.clone()).collect(),
+            pods: pods.map(|pod| pod.pod).collect(),
             ..Cluster::default()
         };
         Some(Snapshot {
@@ -158,7 +158,7 @@ fn taken(
     {
         let pods = known.pods.of(&sibling).into_iter();
         taken.extend(
-            pods.map(|pod| pod.pod.name)
+            pods.map(|pod| pod.pod.name.clone())
                 .chain(known.pods.gone_from(&sibling))
                 .chain(known.pods.doubted(&sibling))
                 .filter(|name| name.starts_with(prefix)),

@@ -20,41 +20,14 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
     let mut id = 10_000 + registrations.iter().map(|r| r.id).max().unwrap_or(0);
     for planned in &plan.actions {
         match planned.action.clone() {
-            Action::CreateAgent {
-                name,
-                profile,
-                min_agent,
-                run_once,
-                attempt,
-                ..
-            } => {
-                let shape = snapshot
-                    .pool
-                    .profiles
-                    .iter()
-                    .find(|known| known.name == profile)
-                    .map(|profile| profile.shape.clone());
-                next.cluster.pods.push(Pod {
-                    uid: format!("pod-of-{name}-{now}"),
-                    name,
-                    phase: PodPhase::Pending,
-                    stopping: false,
-                    created_at: now,
-                    started_at: None,
-                    profile,
-                    shape,
-                    min_agent,
-                    run_once,
-                    marked: true,
-                    request: None,
-                    guarded: true,
-                    attempt,
-                    waiting: None,
-                });
+            Action::CreateAgent { .. } => {
+                next.cluster
+                    .pods
+                    .extend(pod(&planned.action, snapshot, now));
             }
             Action::Disable { agent_id, .. } => {
                 for registration in registrations.iter_mut().filter(|r| r.id == agent_id) {
-                    registration.intake = Intake::DisableSent;
+                    Arc::make_mut(registration).intake = Intake::DisableSent;
                 }
             }
             Action::Remove {
@@ -68,6 +41,7 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
             Action::DeletePod { uid, .. } => next.cluster.pods.retain(|pod| pod.uid != uid),
             Action::GiveUpPod { uid, .. } => {
                 for pod in next.cluster.pods.iter_mut().filter(|pod| pod.uid == uid) {
+                    let pod = Arc::make_mut(pod);
                     pod.phase = PodPhase::Failed { at: now };
                     pod.waiting = None;
                 }
@@ -80,15 +54,17 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
                 ..
             } => {
                 for pod in next.cluster.pods.iter_mut().filter(|pod| pod.uid == uid) {
+                    let pod = Arc::make_mut(pod);
                     (pod.request, pod.guarded) = (request, guarded);
                 }
             }
             Action::AddPlaceholder { name, capabilities } => {
                 id += 1;
-                registrations.push(Registration {
+                let placeholder = Registration {
                     capabilities,
                     ..registration(id, &name)
-                });
+                };
+                registrations.push(placeholder.into());
             }
             Action::UpdatePlaceholder {
                 agent_id,
@@ -96,7 +72,7 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
                 ..
             } => {
                 for registration in registrations.iter_mut().filter(|r| r.id == agent_id) {
-                    registration.capabilities = capabilities.clone();
+                    Arc::make_mut(registration).capabilities = capabilities.clone();
                 }
             }
             Action::Remember { name, lesson } => remember(&mut next.look, name, lesson),
@@ -109,6 +85,43 @@ pub(crate) fn carry_out(snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Sna
         look.agent_pool = Arc::new(agent_pool);
     }
     next
+}
+
+/// The Pod that an agent's creation makes.
+fn pod(action: &Action, snapshot: &Snapshot, now: Timestamp) -> Option<Arc<Pod>> {
+    let Action::CreateAgent {
+        name,
+        profile,
+        min_agent,
+        run_once,
+        attempt,
+        ..
+    } = action.clone()
+    else {
+        return None;
+    };
+    let mut profiles = snapshot.pool.profiles.iter();
+    let shape = profiles
+        .find(|known| known.name == profile)
+        .map(|profile| profile.shape.clone());
+    let pod = Pod {
+        uid: format!("pod-of-{name}-{now}"),
+        name,
+        phase: PodPhase::Pending,
+        stopping: false,
+        created_at: now,
+        started_at: None,
+        profile,
+        shape,
+        min_agent,
+        run_once,
+        marked: true,
+        request: None,
+        guarded: true,
+        attempt,
+        waiting: None,
+    };
+    Some(pod.into())
 }
 
 fn remember(look: &mut Look, name: String, lesson: Lesson) {
@@ -127,7 +140,7 @@ pub(crate) fn look_again(snapshot: &Snapshot, now: Timestamp) -> Snapshot {
     };
     for registration in &mut agent_pool.registrations {
         if registration.intake == Intake::DisableSent {
-            registration.intake = Intake::Disabled;
+            Arc::make_mut(registration).intake = Intake::Disabled;
         }
     }
     next.look = known(Arc::new(agent_pool), now);

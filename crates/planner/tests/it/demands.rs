@@ -128,7 +128,7 @@ fn what_an_agent_reports_is_learned_and_remembered() {
     let base = profile("base", None);
     let remembering = |names: &[&str]| {
         let mut world = world.clone();
-        world.agent_pool.registrations = vec![placeholder_of(&base, Some(&image(names)))];
+        world.agent_pool.registrations = vec![placeholder_of(&base, Some(&image(names))).into()];
         world
     };
     assert_eq!(
@@ -181,12 +181,16 @@ fn learning_comes_to_rest() {
             ("AZP_CAPABILITY", "base"),
             ("AZP_POOL", "ci"),
         ]);
-        world.agent_pool.registrations[1].capabilities.system = Arc::new(reported.clone());
+        Arc::make_mut(&mut world.agent_pool.registrations[1])
+            .capabilities
+            .system = Arc::new(reported.clone());
         assert_eq!(world.does(), LEARNS);
         world = after(&world);
         assert_eq!(world.does(), NOTHING);
         reported.insert("AGENT.VERSION", "4.256.0");
-        world.agent_pool.registrations[1].capabilities.system = Arc::new(reported);
+        Arc::make_mut(&mut world.agent_pool.registrations[1])
+            .capabilities
+            .system = Arc::new(reported);
         assert_eq!(
             world.does(),
             ["remember web-placeholder-base.mark"],
@@ -295,7 +299,7 @@ fn a_value_that_may_be_secret_is_not_copied() {
     assert_eq!(learned.get("Agent.ComputerName"), Some(""));
     // Whether it has a value that is not remembered, an agent has to tell.
     let mut later = web().queued_demanding(1, "password -equals x");
-    later.agent_pool.registrations[0].capabilities = capabilities.clone();
+    Arc::make_mut(&mut later.agent_pool.registrations[0]).capabilities = capabilities.clone();
     assert_eq!(later.does(), ["create 0 base once"]);
 }
 
@@ -303,7 +307,7 @@ fn a_value_that_may_be_secret_is_not_copied() {
 fn a_placeholder_that_somebody_deleted_comes_back_with_what_it_knew() {
     let knew = placeholder_of(&profile("base", None), Some(&image(&["npm"])));
     let mut world = web();
-    world.agent_pool.registrations = vec![knew.clone()];
+    world.agent_pool.registrations = vec![knew.clone().into()];
     let mut memory = Arc::default();
     planner::Memory::take(&mut memory, &world.agent_pool, at(-60));
     world.agent_pool.registrations.clear();
@@ -354,11 +358,11 @@ fn what_a_profile_declares_counts_until_its_agents_deny_it() {
     assert_eq!(world.does(), ["create 0 java once"]);
     let java = profile("java", Some("java"));
     let mut denied = world.clone();
-    denied.agent_pool.registrations[1] = placeholder_of(&java, Some(&image(&["npm"])));
+    denied.agent_pool.registrations[1] = placeholder_of(&java, Some(&image(&["npm"]))).into();
     // The base may have it, for all that is known.
     assert_eq!(denied.does(), ["create 0 base once"]);
     let base = profile("base", None);
-    denied.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(&[])));
+    denied.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(&[]))).into();
     let plan = denied.plan();
     assert_eq!(done(&plan), NOTHING);
     assert_eq!(
@@ -375,7 +379,7 @@ fn a_job_that_nobody_serves_holds_back_no_other() {
         .queued_demanding(1, "gpu")
         .queued_demanding(2, "{}")
         .queued(3);
-    world.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(&[])));
+    world.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(&[]))).into();
     let plan = world.plan();
     assert_eq!(done(&plan), ["create 0 base once"]);
     assert_eq!(plan.actions[0].why, Why::JobQueued { request: 3 });
@@ -401,7 +405,7 @@ fn all_demands_are_met_by_one_profile() {
         let known = profile(name, (name != "base").then_some(name));
         let registrations = &mut world.agent_pool.registrations;
         registrations.retain(|placeholder| !placeholder.name.ends_with(name));
-        registrations.push(placeholder_of(&known, Some(&image(&[name]))));
+        registrations.push(placeholder_of(&known, Some(&image(&[name]))).into());
     }
     let demanding = |world: crate::world::World, id: i64| {
         world.job(id, &["java", "npm", "Agent.Version -gtVersion 99"], None)
@@ -415,7 +419,7 @@ fn all_demands_are_met_by_one_profile() {
     world
         .agent_pool
         .registrations
-        .push(placeholder_of(&both, None));
+        .push(placeholder_of(&both, None).into());
     world.pool.profiles.push(both);
     let served = demanding(demanding(world, 1), 2)
         .queued_demanding(3, "java")
@@ -452,7 +456,7 @@ fn agents_of_others_are_left_their_jobs_for_a_while() {
     let elsewhere = web().queued_demanding(1, "xcode").registered(stranger);
     let base = profile("base", None);
     let mut elsewhere = elsewhere;
-    elsewhere.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(&[])));
+    elsewhere.agent_pool.registrations[0] = placeholder_of(&base, Some(&image(&[]))).into();
     let plan = elsewhere.plan();
     assert_eq!((done(&plan), plan.unserved), (vec![], vec![]));
 }
@@ -507,7 +511,7 @@ fn where_the_service_judges_a_placeholder_otherwise_it_is_counted() {
     let mut world = web()
         .queued_demanding(1, "npm")
         .queued_demanding(2, "xcode");
-    world.agent_pool.registrations = vec![placeholder];
+    world.agent_pool.registrations = vec![placeholder.into()];
     let disputed = |matched: [Option<Vec<i64>>; 2]| {
         let mut world = world.clone();
         for (request, matched) in world.agent_pool.requests.iter_mut().zip(matched) {

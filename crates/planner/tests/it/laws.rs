@@ -243,7 +243,7 @@ proptest! {
             prop_assert!(total <= jobs, "{} agents for {} jobs\n{}", total, jobs, made);
             snapshot = carry_out(&snapshot, &made, now);
             if let Some(pod) = snapshot.cluster.pods.get_mut(which) {
-                change_pod(pod, change, now);
+                change_pod(Arc::make_mut(pod), change, now);
             }
         }
     }

@@ -74,6 +74,6 @@ fn without_placeholders_none_is_added_and_ours_go() {
     let mut foreign = web().without_registrations().without_placeholders();
     let mut registration = placeholder("base");
     registration.owner_mark = Some("cluster/other/web".into());
-    foreign.agent_pool.registrations.push(registration);
+    foreign.agent_pool.registrations.push(registration.into());
     assert_eq!(foreign.does(), [""; 0]);
 }

@@ -53,10 +53,9 @@ fn it_does_not_go_while_a_job_is_assigned_or_may_be() {
         web().registered(online).does(),
         ["disable web-placeholder-java"]
     );
-    let mut in_a_pod = web()
+    let in_a_pod = web()
         .registered(placeholder("java"))
-        .with(agent(0).running());
-    in_a_pod.cluster.pods[0].name = "web-placeholder-java".into();
+        .with(agent(0).running().named("web-placeholder-java"));
     assert_eq!(in_a_pod.does(), ["disable web-placeholder-java"]);
 }
 

@@ -286,7 +286,7 @@ fn snapshot_seen(seen: impl Strategy<Value = Seen>) -> impl Strategy<Value = Sna
         |(pool, ((pods, mut registrations), claims, taken), others, requests, seen)| {
             registrations.extend(others);
             let agent_pool = Arc::new(AgentPool {
-                registrations,
+                registrations: registrations.into_iter().map(Arc::new).collect(),
                 requests,
             });
             let unknown = |last| Look::Unknown {
@@ -296,7 +296,7 @@ fn snapshot_seen(seen: impl Strategy<Value = Seen>) -> impl Strategy<Value = Sna
             Snapshot {
                 pool: Arc::new(pool),
                 cluster: Cluster {
-                    pods,
+                    pods: pods.into_iter().map(Arc::new).collect(),
                     claims,
                     pods_seen_at: None,
                     taken: taken.into_iter().map(Into::into).collect(),

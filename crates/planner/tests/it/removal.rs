@@ -1,5 +1,7 @@
 //! What goes, and what must not.
 
+use std::sync::Arc;
+
 use planner::{SURPLUS_GRACE, Why};
 
 use crate::world::{Sketch, World, agent, at, done, placeholder, registration, web, withheld};
@@ -394,11 +396,12 @@ fn times_at_the_end_of_time_are_never_due() {
         .with(agent(0).idle_for(60))
         .with(agent(1).failed(-60));
     for registration in &mut world.agent_pool.registrations {
+        let registration = Arc::make_mut(registration);
         registration.created_on = Some(end);
         registration.last_finished = registration.last_finished.map(|_| end);
     }
     for pod in &mut world.cluster.pods {
-        if let planner::PodPhase::Failed { at } = &mut pod.phase {
+        if let planner::PodPhase::Failed { at } = &mut Arc::make_mut(pod).phase {
             *at = end;
         }
     }

@@ -70,8 +70,8 @@ fn a_session_without_a_pod_counts_against_the_maximum() {
 
 #[test]
 fn a_pod_whose_name_we_do_not_give_counts_against_the_maximum_too() {
-    let mut world = web().max(1).with(agent(0).running()).queued(1);
-    world.cluster.pods[0].name = "web-agent-00".into();
+    let unknown = agent(0).running().named("web-agent-00");
+    let world = web().max(1).with(unknown).queued(1);
     assert_eq!(world.does(), [""; 0]);
 }
 

@@ -31,7 +31,7 @@ fn share(mut pools: Vec<World>, demands: &[&[&str]], age: i64) -> Vec<Vec<String
             placeholder.id += 100 * i64::try_from(registrations.len()).unwrap();
             placeholder.name = format!("{}{}", world.pool.placeholder_prefix, profile.name);
             placeholder.owner_mark = Some(world.pool.owner_mark.clone());
-            registrations.push(placeholder);
+            registrations.push(placeholder.into());
         }
     }
     for world in &mut pools {
@@ -96,9 +96,7 @@ fn one_whose_agents_do_not_start_is_not_waited_for() {
     let stuck = agent(0).created(-20).waiting(Hold::Failing, -20);
     let failed = agent(0).created(-20).failed(-5).attempt(1);
     for sketch in [stuck, failed] {
-        let mut first = pool("a");
-        first.cluster.pods.extend(sketch.pod);
-        first.cluster.pods[0].name = "a-agent-0".into();
+        let first = pool("a").with(sketch.named("a-agent-0"));
         let made = share(vec![first, pool("b")], &[&[]], 31);
         assert_eq!(made[1], ["b-agent-0"]);
     }
@@ -129,9 +127,7 @@ fn one_that_is_finding_out_is_waited_for() {
         (agent(0).created(-40).waiting(Hold::Queued, -40), false),
         (agent(0).created(-2000).waiting(Hold::NoNode, -2000), false),
     ] {
-        let mut first = pool("a");
-        first.cluster.pods.extend(sketch.pod);
-        first.cluster.pods[0].name = "a-agent-0".into();
+        let first = pool("a").with(sketch.named("a-agent-0"));
         for demands in [&["npm"][..], &[]] {
             let made = share(vec![first.clone(), pool("b")], &[demands], 31);
             assert_eq!(

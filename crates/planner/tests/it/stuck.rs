@@ -1,6 +1,8 @@
 //! Pods that fail before they run a job, and Pods that do not start: how long they are waited for, and when another is
 //! made in their place.
 
+use std::sync::Arc;
+
 use planner::{Action, Hold, Pod, PodPhase, Waiting, Why, check, plan};
 
 use crate::{
@@ -306,7 +308,7 @@ fn hour(with_memory: bool) -> Hour {
             .cluster
             .pods
             .iter_mut()
-            .for_each(|pod| live(pod, now));
+            .for_each(|pod| live(Arc::make_mut(pod), now));
     }
     hour
 }

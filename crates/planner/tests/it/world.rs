@@ -45,7 +45,7 @@ pub(crate) fn web() -> World {
         },
         cluster: Cluster::default(),
         agent_pool: AgentPool {
-            registrations: vec![placeholder("base")],
+            registrations: vec![placeholder("base").into()],
             requests: Vec::new(),
         },
         siblings: Vec::new(),
@@ -141,7 +141,9 @@ impl World {
         self.pool
             .profiles
             .push(profile(capability, Some(capability)));
-        self.agent_pool.registrations.push(placeholder(capability));
+        self.agent_pool
+            .registrations
+            .push(placeholder(capability).into());
         self
     }
 
@@ -189,13 +191,14 @@ impl World {
 
     /// Adds an agent as it is sketched.
     pub(crate) fn with(mut self, sketch: Sketch) -> Self {
-        self.cluster.pods.extend(sketch.pod);
-        self.agent_pool.registrations.extend(sketch.registration);
+        self.cluster.pods.extend(sketch.pod.map(Arc::new));
+        let registration = sketch.registration.map(Arc::new);
+        self.agent_pool.registrations.extend(registration);
         self
     }
 
     pub(crate) fn registered(mut self, registration: Registration) -> Self {
-        self.agent_pool.registrations.push(registration);
+        self.agent_pool.registrations.push(registration.into());
         self
     }
 
@@ -414,6 +417,11 @@ impl Sketch {
                 .get_or_insert_with(|| registration(id, &name)),
         );
         self
+    }
+
+    /// Names the Pod, not a registration.
+    pub(crate) fn named(self, name: &str) -> Self {
+        self.on_pod(|pod| pod.name = name.into())
     }
 
     pub(crate) fn of(self, profile: &str) -> Self {
