@@ -245,7 +245,8 @@ fn request(shape: Shape, id: i64) -> JobRequest {
     JobRequest {
         id,
         demands,
-        matched: None,
+        // The service names placeholders for each job.
+        matched: Some((0..shape.profiles()).map(|i| 1_000_000 + i).collect()),
         reserved_agent: None,
     }
 }

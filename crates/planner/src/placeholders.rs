@@ -103,16 +103,28 @@ impl<'a> Placeholders<'a> {
         self.ours.is_empty() && self.idle.is_empty()
     }
 
-    /// Whether the service says otherwise than we which placeholders meet the demands of a job.
-    pub(crate) fn are_disputed(&self, request: &JobRequest) -> bool {
-        let Some(matched) = &request.matched else {
-            return false;
-        };
-        let demands: Vec<Demand<'_>> = request
-            .demands
-            .iter()
-            .map(|text| Demand::parse(text))
-            .collect();
+    /// Of how many jobs the service says otherwise than we which placeholders meet their demands.
+    pub(crate) fn disputed(&self, requests: &[&JobRequest]) -> usize {
+        // Thousands of jobs demand the same, and the service says the same of them.
+        let mut last: HashMap<&[String], (&[i64], bool)> = HashMap::new();
+        let disputed = requests.iter().filter(|request| {
+            let (demands, Some(matched)) = (&request.demands, request.matched.as_deref()) else {
+                return false;
+            };
+            match last.get(demands.as_slice()) {
+                Some((known, disputed)) if *known == matched => *disputed,
+                _ => {
+                    let disputed = self.are_disputed(demands, matched);
+                    last.insert(demands, (matched, disputed));
+                    disputed
+                }
+            }
+        });
+        disputed.count()
+    }
+
+    fn are_disputed(&self, demands: &[String], matched: &[i64]) -> bool {
+        let demands: Vec<Demand<'_>> = demands.iter().map(|text| Demand::parse(text)).collect();
         let disputed = |placeholder: &&Registration| {
             let mut demands = demands.iter();
             let meets = demands.all(|demand| placeholder.capabilities.meets(*demand));

@@ -67,10 +67,7 @@ pub(crate) fn queue<'a>(mut parties: Vec<Party<'a>>, now: Timestamp, plan: &mut 
         .filter(|request| request.reserved_agent.is_none())
         .collect();
     requests.sort_by_key(|request| request.id);
-    let disputed = requests
-        .iter()
-        .filter(|request| own.known.placeholders.are_disputed(request))
-        .count();
+    let disputed = own.known.placeholders.disputed(&requests);
 
     let mut judge = Judge::new(&parties, own);
     let mut jobs = Vec::new();
