@@ -54,6 +54,8 @@ struct Matching<'a> {
     rooms: Vec<usize>,
     /// Jobs of a class that have a place of a kind, by class and kind.
     held: Vec<Vec<usize>>,
+    /// Classes for which nothing is left.
+    full: Vec<bool>,
 }
 
 struct Places {
@@ -87,6 +89,7 @@ impl<'a> Matching<'a> {
             held: classes.iter().map(|kinds| vec![0; kinds.len()]).collect(),
             kinds: kinds.iter().map(places).collect(),
             rooms: rooms.to_vec(),
+            full: vec![false; classes.len()],
         }
     }
 
@@ -96,6 +99,7 @@ impl<'a> Matching<'a> {
             places.free += kind.made_in.map_or(0, |_| kind.size);
             places.closed = false;
         }
+        self.full.fill(false);
     }
 
     fn has_room(&self, kind: usize) -> bool {
@@ -110,6 +114,9 @@ impl<'a> Matching<'a> {
 
     /// Gives a job of the class a place, moving others to other places if need be.
     fn place(&mut self, class: usize) -> bool {
+        if self.full[class] {
+            return false;
+        }
         let mut direct = self.classes[class].iter();
         if let Some(&kind) = direct.find(|kind| self.is_free(**kind)) {
             self.take(class, kind);
@@ -149,6 +156,7 @@ impl<'a> Matching<'a> {
         for kind in reached {
             self.kinds[kind].closed = true;
         }
+        self.full[class] = true;
         false
     }
 

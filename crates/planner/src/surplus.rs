@@ -167,9 +167,9 @@ fn give_way_unplaced(
     plan: &mut Plan,
 ) -> Vec<u32> {
     unplaced.sort_by_key(|(agent, pod)| (pod.waiting.map(|waiting| waiting.since), agent.index));
+    let all: usize = needed.values().sum();
     let mut giving = Vec::new();
     for (agent, pod) in unplaced {
-        let all: usize = needed.values().sum();
         let own = needed.get(pod.profile.as_str()).copied().unwrap_or(0);
         let wanted = giving.len() < homeless.min(all - own);
         match patience(agent, wanted, now) {
