@@ -770,10 +770,10 @@ fn tell_schedule(
 
 /// One event for each new reason why queued jobs get no agent, whatever else is wrong.
 fn tell_unserved_jobs(pool: &RunnerPool, identity: &Identity, context: &Context, plan: &Plan) {
+    let lacking: BTreeSet<&Lacking> = plan.unserved.iter().map(|job| &job.lacking).collect();
     let mut told = context.reports.told();
     let told = told.entry(identity.key.clone()).or_default();
-    let lacking = |told: &Lacking| plan.unserved.iter().any(|job| job.lacking == *told);
-    told.lacking.retain(lacking);
+    told.lacking.retain(|told| lacking.contains(told));
     for job in &plan.unserved {
         if told.lacking.insert(job.lacking.clone()) {
             let note = format!(
@@ -804,16 +804,17 @@ pub(crate) fn tell_lost_jobs(
     observed: &Observed,
     plan: &Plan,
 ) {
+    let lost = troubles::lost_jobs(&observed.pods, plan);
+    let agents = plan.agents.iter().map(|agent| agent.name.as_str());
+    let agents: HashSet<&str> = agents.collect();
     let mut told = context.reports.told();
     let told = told.entry(identity.key.clone()).or_default();
-    let lost = troubles::lost_jobs(&observed.pods, plan);
     // What is known of a Pod's end shortly before it goes is not to be read afterwards.
-    let holds = |name: &String| plan.agents.iter().any(|agent| agent.name == *name);
-    told.ends.retain(|name, _| holds(name));
-    let ends = observed
-        .pods
-        .iter()
-        .filter_map(|pod| Some((pod.pod.name.clone(), pod.trouble.end.clone()?)));
+    told.ends.retain(|name, _| agents.contains(name.as_str()));
+    let ends = observed.pods.iter().filter_map(|pod| {
+        let end = pod.trouble.end.as_ref()?;
+        Some((pod.pod.name.clone(), end.clone()))
+    });
     told.ends.extend(ends);
     told.lost.retain(|request| lost.contains_key(request));
     for (request, agent) in lost {
