@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane::{ControlPlane, Options};
+use control_plane::{ControlPlane, Options, binaries};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, api::PostParams};
 use serde_json::json;
@@ -158,8 +158,10 @@ struct Parent {
 
 impl Parent {
     fn start(ending: &str) -> Self {
+        // Building the programs takes minutes where there are none, and the child would seem to be stuck.
+        binaries::ensure(&mut binaries::terminal()).unwrap();
         let report = env::temp_dir().join(format!("azdo-report-{}", uuid::Uuid::new_v4()));
-        let mut process = with_default_signals(env::current_exe().unwrap())
+        let process = with_default_signals(env::current_exe().unwrap())
             .args(["--exact", "left_behind::child", "--ignored", "--nocapture"])
             .env(REPORT, &report)
             .env(ENDING, ending)
@@ -169,22 +171,26 @@ impl Parent {
             .process_group(0)
             .spawn()
             .unwrap();
+        let mut parent = Self {
+            process,
+            trace: Trace::default(),
+        };
         let started = Instant::now();
         while !report.exists() {
             assert!(
-                process.try_wait().unwrap().is_none(),
+                parent.process.try_wait().unwrap().is_none(),
                 "the child failed before it had a control plane"
             );
             assert!(started.elapsed() < LONG, "the child is stuck");
             thread::sleep(Duration::from_millis(20));
         }
         let (processes, folders) = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
-        let trace = Trace { processes, folders };
+        parent.trace = Trace { processes, folders };
         if ending != "static" {
-            trace.assert_there();
+            parent.trace.assert_there();
         }
         fs::remove_file(report).unwrap();
-        Self { process, trace }
+        parent
     }
 
     fn wait_until_gone(mut self) {
@@ -201,6 +207,17 @@ impl Parent {
     }
 }
 
+/// A test that fails leaves no child behind either.
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let killed = self.process.kill();
+        let waited = killed.and_then(|()| self.process.wait());
+        if let Err(error) = waited {
+            eprintln!("the child cannot be ended: {error}");
+        }
+    }
+}
+
 fn signal(signal: &str, target: &str) {
     let status = Command::new("kill")
         .args([&format!("-{signal}"), "--", target])
@@ -209,6 +226,7 @@ fn signal(signal: &str, target: &str) {
     assert!(status.success(), "cannot send {signal} to {target}");
 }
 
+#[derive(Default)]
 struct Trace {
     processes: Vec<u32>,
     folders: Vec<PathBuf>,
