@@ -27,6 +27,8 @@ use crate::{
 
 /// An agent gives a sign of life this often; a real one polls for up to 50 s at a time.
 const KEEP: Millis = 100 * SECOND;
+/// How long an agent waits before it tries again, when Azure DevOps could not be reached.
+const KEEP_AGAIN: Millis = 30 * SECOND;
 /// An agent tries this long to open a session while another one of its name is alive.
 const SESSION_PATIENCE: Millis = 4 * MINUTE;
 /// A control plane takes a node for lost after 40 s and waits 5 minutes before it has its Pods deleted.
@@ -499,7 +501,10 @@ impl Simulation {
         if self.machines[number].session.is_some() {
             self.read(number);
         }
-        self.after(KEEP, Event::Pod(number, Step::Keeps));
+        // What cannot be sent is tried again soon, as agents do.
+        let down = self.troubles.is(Kind::ServiceDown);
+        let wait = if down { KEEP_AGAIN } else { KEEP };
+        self.after(wait, Event::Pod(number, Step::Keeps));
     }
 
     fn job_ends(&mut self, number: usize, request: i64) {

@@ -120,8 +120,10 @@ impl Simulation {
     }
 
     fn host_keeps(&mut self, number: usize) {
-        self.after(KEEP, Event::Host(number, HostStep::Keeps));
-        if self.troubles.is(Kind::ServiceDown) {
+        let down = self.troubles.is(Kind::ServiceDown);
+        let wait = if down { AGAIN } else { KEEP };
+        self.after(wait, Event::Host(number, HostStep::Keeps));
+        if down {
             return;
         }
         let host = &self.hosts[number];
