@@ -114,7 +114,13 @@ impl Evidence<'_> {
                 format!("{} at {}", hit.kind, time(Some(hit.time))),
             ),
             (None, Some(deletion)) => (End::Killed, told(deletion)),
-            (None, None) => (End::Unexplained, shown(&pods)),
+            (None, None) => {
+                let strikes = self.strikes(&pods).filter(|hit| hit.time <= finished);
+                let strikes =
+                    strikes.map(|hit| format!(", {} at {}", hit.kind, time(Some(hit.time))));
+                let evidence = shown(&pods) + &strikes.collect::<String>();
+                (End::Unexplained, evidence)
+            }
         }
     }
 
