@@ -357,6 +357,8 @@ impl Simulation {
         });
         self.book.counts.passes += 1;
         self.poll(operator, pool);
+        // It subscribes before it first waits.
+        self.mind_intervals(operator);
     }
 
     /// Lets a pass go on until it waits for answers, or ends.
