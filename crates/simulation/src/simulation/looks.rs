@@ -10,14 +10,14 @@
 //! way is under way.
 //!
 //! Of looks that are made, those that see the same, or fail in the same way, call for no pass of a RunnerPool whose last
-//! one was quiet, unless something else than a look has happened since, or another RunnerPool is in a state that lasts
-//! for a time.
+//! one was quiet, unless something else than a look has happened to a RunnerPool of the same agent pool since, or another
+//! one of these is in a state that lasts for a time.
 //!
 //! A test runs the same seeds with and without skipping and compares all that took effect.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use azure_devops::{TaskAgent, TaskAgentJobRequest, TaskAgentReference, TaskAgentStatus};
+use azure_devops::{Class, TaskAgent, TaskAgentJobRequest, TaskAgentReference, TaskAgentStatus};
 use azure_devops_simulator::{World, world::direct::PoolHandle};
 use operator::replica::{Sight, agent_pool};
 use planner::AgentPool;
@@ -180,8 +180,8 @@ pub(crate) struct SightState {
     /// Our own writes show in no look yet.
     noted: bool,
     content: Option<Arc<AgentPool>>,
-    /// How the last look failed.
-    failure: Option<String>,
+    /// How the last look failed, as far as it matters to a pass: whether the token is to be read again.
+    failure: Option<Class>,
     parked: bool,
 }
 
@@ -392,12 +392,12 @@ impl Simulation {
         let same = !state.noted
             && match (&joined, &state.content) {
                 (Ok(new), Some(old)) => Arc::ptr_eq(new, old) && state.sight.is_seen(),
-                (Err(new), None) => state.failure.as_ref() == Some(&new.to_string()),
+                (Err(new), None) => state.failure == Some(new.class()),
                 _ => false,
             };
         state.version += u64::from(!same);
         state.noted = false;
-        state.failure = joined.as_ref().err().map(ToString::to_string);
+        state.failure = joined.as_ref().err().map(|error| error.class());
         state.content = joined.as_ref().ok().cloned();
         if joined.is_ok() && true_at >= 0 {
             state.true_at = state.true_at.max(true_at);
@@ -419,9 +419,11 @@ impl Simulation {
         let pools: Vec<usize> = (subscribers.iter())
             .filter_map(|key| self.pool_index(key))
             .collect();
+        let sharing = self.sharing(agent_pool);
         let repeats = |process: &mut Process, pool: usize| {
-            let (own, mut desks) = (&process.pools[pool], process.pools.iter());
-            own.is_quiet(version) && desks.all(|desk| desk.is_steady() || std::ptr::eq(desk, own))
+            let mut others = sharing.iter().filter(|other| **other != pool);
+            process.pools[pool].is_quiet(version)
+                && others.all(|other| process.pools[*other].is_steady())
         };
         for pool in pools {
             let process = self.process(operator).filter(|_| skip);
@@ -556,14 +558,33 @@ impl Simulation {
         self.wake(operator, None);
     }
 
-    /// Something else than a look is to change what passes see, of their own RunnerPool or of another one of its agent
-    /// pool: none is certain to repeat the last one.
+    /// Something else than a look is to change what passes see, whatever their RunnerPool: none is certain to repeat the
+    /// last one.
     pub(crate) fn unsettle(&mut self, operator: usize) {
-        self.wake_all(operator);
-        let process = self.process(operator);
-        for desk in process.into_iter().flat_map(|process| &mut process.pools) {
-            desk.last.quiet = None;
+        for agent_pool in 0..self.agent_pools.len() {
+            self.unsettle_sharing(operator, agent_pool);
         }
+    }
+
+    /// Something else than a look is to change what passes see of a RunnerPool of this agent pool. The others of the agent
+    /// pool plan with it.
+    pub(crate) fn unsettle_sharing(&mut self, operator: usize, agent_pool: usize) {
+        self.wake(operator, Some(agent_pool));
+        let sharing = self.sharing(agent_pool);
+        let Some(process) = self.process(operator) else {
+            return;
+        };
+        for pool in sharing {
+            process.pools[pool].last.quiet = None;
+        }
+    }
+
+    /// The RunnerPools of an agent pool.
+    fn sharing(&self, agent_pool: usize) -> Vec<usize> {
+        let pools = 0..self.scenario.pools.len();
+        pools
+            .filter(|pool| self.agent_pool_of(*pool) == agent_pool)
+            .collect()
     }
 
     fn wake(&mut self, operator: usize, agent_pool: Option<usize>) {

@@ -119,6 +119,14 @@ impl Simulation {
         })
     }
 
+    /// The RunnerPool of a Pod or a claim, by its labels.
+    fn pool_of(&self, meta: &ObjectMeta) -> Option<usize> {
+        self.pool_index(&PoolKey {
+            namespace: meta.namespace.clone()?,
+            name: label(meta)?.to_owned(),
+        })
+    }
+
     pub(crate) fn operator_starts(&mut self) {
         let operator = self.operators.len();
         let share = f64::from(u32::try_from(self.random.below(1000)).unwrap_or(0)) / 1000.0;
@@ -241,10 +249,14 @@ impl Simulation {
         let pool = match change {
             Change::Pool(pool) => self.pool_index(&key(pool)),
             Change::PoolGone(key) => self.pool_index(key),
-            _ => None,
+            Change::Pod(pod) | Change::PodGone(pod) => self.pool_of(&pod.metadata),
+            Change::Claim(claim) | Change::ClaimGone(claim) => self.pool_of(&claim.metadata),
         };
         // What comes now is planned upon with the look that would have ended last.
-        self.unsettle(operator);
+        match pool {
+            Some(pool) => self.unsettle_sharing(operator, self.agent_pool_of(pool)),
+            None => self.unsettle(operator),
+        }
         let Some(process) = self
             .process(operator)
             .filter(|process| process.stream == stream)
@@ -308,7 +320,7 @@ impl Simulation {
             .desk(operator, pool)
             .is_some_and(|desk| desk.timer == number)
         {
-            self.unsettle(operator);
+            self.unsettle_sharing(operator, self.agent_pool_of(pool));
             self.call_pass(operator, pool);
         }
     }
@@ -470,8 +482,15 @@ impl Simulation {
 
 /// Whether the operator's watches, which select by label, show an object.
 fn is_watched(meta: &ObjectMeta) -> bool {
-    let mut labels = meta.labels.iter();
-    labels.any(|labels| labels.contains_key(api::names::LABEL_RUNNER_POOL))
+    label(meta).is_some()
+}
+
+/// The name of the RunnerPool that an object is labelled with.
+fn label(meta: &ObjectMeta) -> Option<&str> {
+    let labels = meta.labels.as_ref()?;
+    labels
+        .get(api::names::LABEL_RUNNER_POOL)
+        .map(String::as_str)
 }
 
 /// Whether nothing of the RunnerPool is about to change, and no agent of it is in a state that lasts for a time: others
@@ -503,7 +522,11 @@ fn is_quiet(made: &Made) -> bool {
         && agents.all(|agent| {
             matches!(
                 agent.state,
-                AgentState::Idle { .. } | AgentState::Busy { .. } | AgentState::Finished
+                AgentState::Idle { .. }
+                    | AgentState::Busy { .. }
+                    | AgentState::Finished
+                    | AgentState::Offline
+                    | AgentState::Unknown
             )
         })
         && !withheld.any(|left| matches!(left.why, Why::AwaitingLook | Why::RetryLater))
