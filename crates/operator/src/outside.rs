@@ -48,7 +48,7 @@ pub trait Outside: Sync {
     fn delete_pod(
         &self,
         name: &str,
-        preconditions: Preconditions,
+        params: DeleteParams,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Changes a Pod by a JSON merge patch.
@@ -223,10 +223,8 @@ impl Outside for Services<'_> {
         within(self.pods.get_opt(name)).await
     }
 
-    async fn delete_pod(&self, name: &str, preconditions: Preconditions) -> Result<(), Failure> {
-        within(self.pods.delete(name, &on(preconditions)))
-            .await
-            .map(drop)
+    async fn delete_pod(&self, name: &str, params: DeleteParams) -> Result<(), Failure> {
+        within(self.pods.delete(name, &params)).await.map(drop)
     }
 
     async fn patch_pod(&self, name: &str, patch: Value) -> Result<Pod, Failure> {
@@ -255,9 +253,11 @@ impl Outside for Services<'_> {
     }
 
     async fn delete_claim(&self, name: &str, preconditions: Preconditions) -> Result<(), Failure> {
-        within(self.claims.delete(name, &on(preconditions)))
-            .await
-            .map(drop)
+        let params = DeleteParams {
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
+        within(self.claims.delete(name, &params)).await.map(drop)
     }
 
     async fn disable_agent(
@@ -370,12 +370,5 @@ fn post() -> PostParams {
     PostParams {
         field_manager: Some(names::OPERATOR.into()),
         ..PostParams::default()
-    }
-}
-
-fn on(preconditions: Preconditions) -> DeleteParams {
-    DeleteParams {
-        preconditions: Some(preconditions),
-        ..DeleteParams::default()
     }
 }

@@ -12,13 +12,13 @@ use k8s_openapi::{
 };
 use kube::{
     ResourceExt as _,
-    api::{ObjectMeta, Preconditions},
+    api::{DeleteParams, ObjectMeta, Preconditions},
     core::Status,
 };
 use operator::{outside::Failure, replica::PoolKey};
 use serde_json::Value;
 
-use crate::clock::{Millis, second};
+use crate::clock::{Millis, SECOND, second};
 
 /// Something that watches tell.
 #[derive(Clone, Debug)]
@@ -155,17 +155,24 @@ impl Cluster {
     pub(crate) fn delete_pod(
         &mut self,
         name: &Name,
-        preconditions: &Preconditions,
+        params: &DeleteParams,
         now: Millis,
     ) -> Result<Deletion, Failure> {
         let known = self.pods.get(name).ok_or_else(not_found)?;
-        check(&known.metadata, preconditions)?;
+        if let Some(preconditions) = &params.preconditions {
+            check(&known.metadata, preconditions)?;
+        }
         if known.metadata.deletion_timestamp.is_some() {
             return Ok(Deletion::Before);
         }
         let uid = known.uid().unwrap_or_default();
         self.change_pod(name, &uid, |pod| {
-            pod.metadata.deletion_timestamp = Some(Time(second(now)));
+            let spec = pod.spec.as_ref();
+            let asked = spec.and_then(|spec| spec.termination_grace_period_seconds);
+            let grace = params.grace_period_seconds.map(i64::from).or(asked);
+            pod.metadata.deletion_grace_period_seconds = grace;
+            let end = now + grace.unwrap_or_default() * SECOND;
+            pod.metadata.deletion_timestamp = Some(Time(second(end)));
         });
         Ok(Deletion::Asked)
     }

@@ -14,7 +14,7 @@ use std::{
 use azure_devops::{NewAgent, TaskAgent};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::api::Preconditions;
+use kube::api::{DeleteParams, Preconditions};
 use operator::{
     outside::{Failure, Outside},
     replica::Finalizers,
@@ -29,7 +29,7 @@ use crate::clock::{Millis, at};
 pub(crate) enum Request {
     CreatePod(Box<Pod>),
     GetPod(String),
-    DeletePod(String, Preconditions),
+    DeletePod(String, DeleteParams),
     PatchPod(String, Value),
     PatchPodStatus(String, Value),
     CreateClaim(Box<PersistentVolumeClaim>),
@@ -196,8 +196,8 @@ impl Outside for Wire {
         self.pod(Request::GetPod(name.to_owned())).await
     }
 
-    async fn delete_pod(&self, name: &str, preconditions: Preconditions) -> Result<(), Failure> {
-        self.kubernetes(Request::DeletePod(name.to_owned(), preconditions))
+    async fn delete_pod(&self, name: &str, params: DeleteParams) -> Result<(), Failure> {
+        self.kubernetes(Request::DeletePod(name.to_owned(), params))
             .await
     }
 

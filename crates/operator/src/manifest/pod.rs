@@ -29,6 +29,10 @@ use crate::{
 /// Longest time that a job may go on after its Pod was asked to stop, in seconds.
 const GRACE_PERIOD_SECONDS: i64 = 3600;
 
+/// The same where the operator itself deletes a Pod whose agent may be starting. The API server hears of a start a moment
+/// after it, and the agent may get a job of any length before it is told to stop.
+const GRACE_PERIOD_OF_STARTING_SECONDS: u32 = 24 * 3600;
+
 /// Waits while a job runs, then stops the agent. The agent itself would cancel its job on SIGTERM, and an image whose
 /// first process is a plain shell would ignore it. Needs a POSIX shell and /proc.
 ///
@@ -483,6 +487,8 @@ pub(crate) struct AgentPod {
     pub(crate) pod: Arc<planner::Pod>,
     /// Version of the object, for a deletion that must not meet a newer one.
     pub(crate) resource_version: Option<String>,
+    /// Seconds that a deletion is to give it; `None`: those that it asks for.
+    pub(crate) grace: Option<u32>,
     /// What Kubernetes tells of its troubles.
     pub(crate) trouble: Trouble,
 }
@@ -551,7 +557,8 @@ impl Mirrored for AgentPod {
                 owner: owner.uid.clone(),
                 pod: Arc::new(view),
                 resource_version,
-                trouble: Trouble::read(pod),
+                grace: agent.and_then(|agent| grace(pod, agent, phase)),
+                trouble: Trouble::read(pod, phase),
             },
         ))
     }
@@ -563,6 +570,25 @@ impl Mirrored for AgentPod {
     fn version(&self) -> Option<u64> {
         self.resource_version.as_ref()?.parse().ok()
     }
+}
+
+/// The grace period, in seconds, of a deletion that may meet an agent which is just starting; `None`: what the Pod asks for.
+///
+/// It is for a job, so the agent must be the only container that can use it: others may not mind being stopped, and would
+/// sit it out. And without the hook, nothing waits for a job. Who asks for less than an hour wants less.
+fn grace(pod: &Pod, agent: &Container, phase: PodPhase) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let mut init = spec.init_containers.iter().flatten();
+    let alone =
+        spec.containers.len() == 1 && init.all(|container| container.name == names::INIT_CONTAINER);
+    let lifecycle = agent.lifecycle.as_ref()?;
+    let waits = lifecycle.pre_stop.is_some();
+    let asked = spec.termination_grace_period_seconds?;
+    let starting = phase == PodPhase::Pending && alone && waits;
+    (starting && asked >= GRACE_PERIOD_SECONDS).then(|| {
+        let asked = u32::try_from(asked).unwrap_or(u32::MAX);
+        asked.max(GRACE_PERIOD_OF_STARTING_SECONDS)
+    })
 }
 
 fn agent_state(status: &PodStatus) -> Option<&ContainerState> {
@@ -619,6 +645,39 @@ fn phase(pod: &Pod, created_at: jiff::Timestamp) -> PodPhase {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_agent_that_may_be_starting_is_given_the_time_of_a_job_where_nothing_else_takes_it() {
+        const DAY: u32 = 24 * 3600;
+        let agent = || json!({ "name": "agent", "lifecycle": { "preStop": { "exec": { "command": ["sh"] } } } });
+        let given = |spec: Value, status: Value| {
+            let pod = json!({
+                "metadata": { "name": "web-agent-0", "namespace": "ci", "uid": "2", "ownerReferences": [{
+                    "apiVersion": "devops.opentools.mf/v1", "kind": "RunnerPool", "name": "web", "uid": "1", "controller": true,
+                }] },
+                "spec": spec,
+                "status": status,
+            });
+            let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+            AgentPod::read(&pod).expect("one of ours").1.grace
+        };
+        let of = |asked: i64, containers: Value, init: Value| json!({ "terminationGracePeriodSeconds": asked, "containers": containers, "initContainers": init });
+        let asks = |asked: i64| of(asked, json!([agent()]), json!([]));
+        assert_eq!(given(asks(3600), json!({})), Some(DAY));
+        assert_eq!(given(asks(3600), json!({ "phase": "Pending" })), Some(DAY));
+        assert_eq!(given(asks(2 * 24 * 3600), json!({})), Some(2 * DAY));
+        assert_eq!(given(asks(i64::MAX), json!({})), Some(u32::MAX));
+        assert_eq!(given(asks(60), json!({})), None, "who wants less gets less");
+        assert_eq!(given(asks(3600), json!({ "phase": "Running" })), None);
+        // What others do with so much time is not known; our own init container ends by itself.
+        let with = |init: &str| of(3600, json!([agent()]), json!([{ "name": init }]));
+        assert_eq!(given(with("prepare"), json!({})), None);
+        assert_eq!(given(with(names::INIT_CONTAINER), json!({})), Some(DAY));
+        let sidecar = of(3600, json!([agent(), { "name": "docker" }]), json!([]));
+        assert_eq!(given(sidecar, json!({})), None);
+        let without_hook = of(3600, json!([{ "name": "agent" }]), json!([]));
+        assert_eq!(given(without_hook, json!({})), None);
+    }
 
     #[test]
     #[cfg(target_os = "linux")]

@@ -35,13 +35,13 @@ pub(crate) struct Trouble {
 }
 
 impl Trouble {
-    pub(crate) fn read(pod: &Pod) -> Self {
+    pub(crate) fn read(pod: &Pod, phase: PodPhase) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         Self {
             start: start(&status),
             end: end(pod, &status),
             node_lost: node_lost(pod, &status),
-            due: pod.metadata.deletion_timestamp.as_ref().map(|due| due.0),
+            due: due(pod, phase),
         }
     }
 
@@ -49,6 +49,21 @@ impl Trouble {
     pub(crate) fn is_overdue(&self, now: Timestamp) -> bool {
         self.due.is_some_and(|due| due < now - DELETION_PATIENCE)
     }
+}
+
+/// The end of a Pod's grace period. What it was given beyond what it asks for is for a job, and an agent that does not run
+/// has none.
+fn due(pod: &Pod, phase: PodPhase) -> Option<Timestamp> {
+    let end = pod.metadata.deletion_timestamp.as_ref()?.0;
+    if phase != PodPhase::Pending {
+        return Some(end);
+    }
+    let given = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+    let spec = pod.spec.as_ref();
+    let asked = spec.and_then(|spec| spec.termination_grace_period_seconds);
+    let beyond = given.saturating_sub(asked.unwrap_or(given)).max(0);
+    let earlier = end.checked_sub(SignedDuration::from_secs(beyond));
+    Some(earlier.unwrap_or(end))
 }
 
 fn condition<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a PodCondition> {
@@ -334,6 +349,25 @@ mod tests {
         let init = json!({ "phase": "Failed", "initContainerStatuses": init });
         assert_eq!(how_ended(&init).as_deref(), Some("prepare: exit code 1"));
         assert_eq!(how_ended(&json!({ "phase": "Running" })), None);
+    }
+
+    #[test]
+    fn a_pod_is_overdue_after_the_time_that_it_asks_for_or_if_it_runs_that_it_was_given() {
+        let due = |phase: PodPhase, given: i64| {
+            let pod = json!({
+                "metadata": { "deletionTimestamp": at(100_000), "deletionGracePeriodSeconds": given },
+                "spec": { "containers": [], "terminationGracePeriodSeconds": 3600 },
+            });
+            let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+            Trouble::read(&pod, phase).due
+        };
+        let (pending, running) = (PodPhase::Pending, PodPhase::Running);
+        assert_eq!(due(pending, 3600), Some(at(100_000)));
+        assert_eq!(due(pending, 24 * 3600), Some(at(100_000 - 23 * 3600)));
+        assert_eq!(due(running, 24 * 3600), Some(at(100_000)));
+        assert_eq!(due(running, 0), Some(at(100_000)));
+        assert_eq!(due(pending, i64::MIN), Some(at(100_000)));
+        assert_eq!(due(pending, i64::MAX), Some(at(100_000)), "before all time");
     }
 
     #[test]

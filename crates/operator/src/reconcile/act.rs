@@ -11,7 +11,10 @@ use api::{ClaimTemplate, RunnerPool, conditions::Reason, names};
 use azure_devops::{Class, NewAgent};
 use futures::{FutureExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::{Resource as _, ResourceExt as _, api::Preconditions};
+use kube::{
+    Resource as _, ResourceExt as _,
+    api::{DeleteParams, Preconditions},
+};
 use planner::{Action, Breach, Capabilities, Plan, Planned, Reported};
 use serde_json::json;
 
@@ -491,7 +494,7 @@ impl<O: Outside> Actor<'_, O> {
         };
         if let Some(uid) = pod_uid {
             // The registration is gone whatever becomes of the Pod; the next plan deletes a Pod that has ended.
-            if let End::Failed(finding) = self.delete_pod_of(name, uid, None).await {
+            if let End::Failed(finding) = self.delete_pod_of(name, uid, None, None).await {
                 tracing::warn!(
                     agent = name,
                     error = finding.message,
@@ -532,7 +535,8 @@ impl<O: Outside> Actor<'_, O> {
         let seen = self.observed.pods.iter().find(|pod| pod.pod.uid == uid);
         // Not a newer version of it, in which the agent may run.
         let version = seen.and_then(|pod| pod.resource_version.clone());
-        self.delete_pod_of(name, uid, version).await
+        let grace = seen.and_then(|pod| pod.grace);
+        self.delete_pod_of(name, uid, version, grace).await
     }
 
     /// Declares a Pod failed that waits on its node, or for one: its place is free then, the kubelet begins nothing any more,
@@ -551,13 +555,23 @@ impl<O: Outside> Actor<'_, O> {
         }
     }
 
-    async fn delete_pod_of(&self, name: &str, uid: &str, resource_version: Option<String>) -> End {
-        let preconditions = Preconditions {
-            uid: Some(uid.to_owned()),
-            resource_version,
+    async fn delete_pod_of(
+        &self,
+        name: &str,
+        uid: &str,
+        resource_version: Option<String>,
+        grace: Option<u32>,
+    ) -> End {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version,
+            }),
+            grace_period_seconds: grace,
+            ..DeleteParams::default()
         };
         gone(
-            self.outside.delete_pod(name, preconditions).await,
+            self.outside.delete_pod(name, params).await,
             &format!("delete the Pod {name}"),
         )
     }

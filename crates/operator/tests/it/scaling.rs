@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use azure_devops_simulator::world::Outcome;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{WatchEvent, WatchParams};
 use serde_json::json;
 
-use crate::bed::{Bed, agent_names, jobs, long_job, names, unfinished};
+use crate::bed::{Bed, agent_names, jobs, long_job, names, unfinished, within};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -171,15 +174,37 @@ async fn agents_whose_job_was_cancelled_are_taken_back() {
     bed.ready("web").await;
     let rule = bed
         .node
-        .inject(hollow_node::Rule::new(hollow_node::What::HangPending));
+        .inject(hollow_node::Rule::new(hollow_node::What::ImagePullBackOff));
     let ids = bed.queue(jobs(2, SHORT)).await;
-    bed.pods_when("two Pods hang", |pods| pods.len() == 2).await;
+    bed.pods_when("two Pods wait for their image", |pods| {
+        let bound = |pod: &Pod| {
+            pod.spec
+                .as_ref()
+                .is_some_and(|spec| spec.node_name.is_some())
+        };
+        pods.len() == 2 && pods.iter().all(bound)
+    })
+    .await;
+    let pods = bed.api::<Pod>();
+    let changes = pods.watch(&WatchParams::default(), "0").await.unwrap();
     bed.control
         .cancel_job(crate::bed::ORGANIZATION, ids[0])
         .await
         .unwrap();
     bed.pods_when("one is taken back", |pods| pods.len() == 1)
         .await;
+    let given = changes.filter_map(|change| async {
+        let (WatchEvent::Modified(pod) | WatchEvent::Deleted(pod)) = change.unwrap() else {
+            return None;
+        };
+        pod.metadata.deletion_grace_period_seconds
+    });
+    let given = within("its deletion shows", std::pin::pin!(given).next()).await;
+    assert_eq!(
+        given,
+        Some(24 * 3600),
+        "its agent may start before the kubelet hears of it, and get a job of any length"
+    );
     bed.node.retract(rule);
     bed.jobs_when("the other job ends", |jobs| {
         jobs[1].outcome == Outcome::Succeeded

@@ -14,7 +14,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::{ResourceExt as _, api::Preconditions};
+use kube::{
+    ResourceExt as _,
+    api::{DeleteParams, Preconditions},
+};
 use uuid::Uuid;
 
 use super::{Event, Simulation, truth::Origin};
@@ -33,8 +36,6 @@ const KEEP_AGAIN: Millis = 30 * SECOND;
 const SESSION_PATIENCE: Millis = 4 * MINUTE;
 /// A control plane takes a node for lost after 40 s and waits 5 minutes before it has its Pods deleted.
 const UNREACHABLE: Millis = 340 * SECOND;
-/// The grace period that the operator's Pods ask for.
-const GRACE: Millis = 3600 * SECOND;
 /// How long the pre-stop hook has to find no worker.
 const HOOK: Millis = 3 * SECOND;
 
@@ -679,7 +680,14 @@ impl Simulation {
             self.exit(number, 0);
             return;
         }
-        self.after(GRACE, Event::Pod(number, Step::GraceEnds));
+        // One that was declared failed is stopped as well, and nobody gave it any other time.
+        let grace = self.cluster.pods.get(&self.machines[number].name);
+        let grace = grace.and_then(|pod| {
+            let given = pod.metadata.deletion_grace_period_seconds;
+            given.or(pod.spec.as_ref()?.termination_grace_period_seconds)
+        });
+        let grace = grace.unwrap_or_default() * SECOND;
+        self.after(grace, Event::Pod(number, Step::GraceEnds));
         self.after(HOOK, Event::Pod(number, Step::HookLooks));
     }
 
@@ -696,11 +704,11 @@ impl Simulation {
     pub(crate) fn delete_from_outside(&mut self, number: usize, what: &'static str) {
         let name = self.machines[number].name.clone();
         let uid = Some(self.machines[number].uid.clone());
-        let preconditions = Preconditions {
+        let params = DeleteParams::default().preconditions(Preconditions {
             uid,
             resource_version: None,
-        };
-        let deleted = self.cluster.delete_pod(&name, &preconditions, self.now);
+        });
+        let deleted = self.cluster.delete_pod(&name, &params, self.now);
         if matches!(deleted, Ok(Deletion::Asked)) {
             self.blame(number, what);
         }

@@ -253,10 +253,10 @@ impl Simulation {
                 let found = self.cluster.pods.get(&(namespace, name));
                 Answer::Pod(Ok(found.map(|found| Box::new(owned(found)))))
             }
-            Request::DeletePod(name, preconditions) => {
+            Request::DeletePod(name, params) => {
                 let name = (namespace, name);
                 let uid = self.cluster.pods.get(&name).and_then(|pod| pod.uid());
-                let deleted = self.cluster.delete_pod(&name, &preconditions, now);
+                let deleted = self.cluster.delete_pod(&name, &params, now);
                 if let (Ok(Deletion::Asked), Some(uid)) = (&deleted, uid) {
                     self.judge_deletion(object, &name, &uid, names_seen_at);
                 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use api::{Mode, Placeholders, Profile, RunnerPool};
 use azure_devops_simulator::{JobResult, JobSpec};
-use kube::api::Preconditions;
+use kube::api::{DeleteParams, Preconditions};
 
 use super::{Apart, Event, Simulation};
 use crate::{
@@ -241,7 +241,7 @@ impl Simulation {
             };
             let deleted = self
                 .cluster
-                .delete_pod(&name, &Preconditions::default(), self.now);
+                .delete_pod(&name, &DeleteParams::default(), self.now);
             if matches!(deleted, Ok(Deletion::Asked)) {
                 self.judge_end(number, true, seen_at);
                 self.tell_pod(number, "is collected after its RunnerPool");
