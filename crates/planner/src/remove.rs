@@ -155,8 +155,14 @@ fn one(
                 disable(registration, why, plan);
             }
         }
-        (AgentState::Stopping, _, Some(registration)) => {
-            disable(registration, Why::PodStopping, plan);
+        (AgentState::Stopping, Some(pod), Some(registration)) => {
+            if registration.assigned.is_none() && registration.intake == Intake::Disabled {
+                // It ends with its registration, even if nothing in its container minds being stopped.
+                let removal = removal(registration, Some(pod));
+                act_if_fresh(removal, Why::PodStopping, look, now, plan);
+            } else {
+                disable(registration, Why::PodStopping, plan);
+            }
         }
         (AgentState::Draining, ..) => plan.withhold(&agent.name, Why::AwaitingLook),
         (AgentState::Finished, Some(pod), registration) => {

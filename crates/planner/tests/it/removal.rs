@@ -283,11 +283,17 @@ fn a_run_once_agent_that_ended_its_job_is_left_to_exit() {
 fn a_pod_that_somebody_deletes_gets_no_new_job() {
     let idle = agent(0).idle_for(1).stopping();
     assert_eq!(web().with(idle.clone()).does(), ["disable 0"]);
-    assert_eq!(web().with(idle.disabled()).does(), NOTHING);
-    assert_eq!(
-        web().with(agent(0).busy(7).stopping()).does(),
-        ["disable 0"]
-    );
+    let busy = agent(0).busy(7).stopping();
+    assert_eq!(web().with(busy.clone()).does(), ["disable 0"]);
+    assert_eq!(web().with(busy.disabled()).does(), NOTHING);
+}
+
+#[test]
+fn an_agent_whose_container_does_not_mind_being_stopped_ends_with_its_registration() {
+    let idle = agent(0).idle_for(1).stopping();
+    let sent = web().with(idle.clone().disable_sent());
+    assert_eq!(sent.does(), NOTHING, "it may have got a job before");
+    assert_eq!(web().with(idle.disabled()).does(), ["remove 0 and its pod"]);
 }
 
 #[test]
