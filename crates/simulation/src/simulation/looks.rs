@@ -533,6 +533,7 @@ impl Simulation {
             if !present || !state.sight.is_seen() {
                 continue;
             }
+            // No other reader of the agent pool has RunnerPools that are not steady: one token works at a time.
             let subscribers = state.sight.subscribers();
             let quiet = subscribers.iter().all(|key| {
                 let desk = pools.iter().position(|known| known == key);
