@@ -98,7 +98,9 @@ struct State {
 /// Looks in a row that saw no agent.
 #[derive(Clone, Copy, Debug)]
 struct Empty {
+    /// When the first of them ended.
     since: Timestamp,
+    /// When the last of them began.
     seen_at: Timestamp,
 }
 
@@ -300,13 +302,14 @@ impl Reader {
         self.looks();
         let taken_at = Timestamp::now();
         let result = self.read().await.map(Arc::new);
-        self.looked(taken_at, interval, result);
+        self.looked(taken_at, Timestamp::now(), interval, result);
     }
 
-    /// Takes over what a look that began at `taken_at` came to.
+    /// Takes over what a look that began at `taken_at` came to at `ended_at`.
     pub(crate) fn looked(
         &self,
         taken_at: Timestamp,
+        ended_at: Timestamp,
         interval: Duration,
         result: Result<Arc<AgentPool>, (FailureKind, String)>,
     ) {
@@ -321,7 +324,8 @@ impl Reader {
             .empty
             .filter(|empty| taken_at.duration_since(empty.seen_at) <= gap);
         state.empty = empty.then(|| Empty {
-            since: former.map_or(taken_at, |empty| empty.since),
+            // A slow answer may tell of a time long after the look began.
+            since: former.map_or(ended_at.max(taken_at), |empty| empty.since),
             seen_at: taken_at,
         });
         let believed = |empty: Empty| taken_at.duration_since(empty.since) >= EMPTY_FOR;
@@ -594,12 +598,32 @@ mod tests {
         assert_eq!(matched(json!(null)), None);
     }
 
-    #[test]
-    fn a_look_that_had_begun_does_not_tell_what_became_of_an_agent_that_was_disabled() {
+    fn reader() -> Reader {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connections = azure_devops::Connections::new(Gate::open()).expect("connections");
         let client = Client::new(connections, "https://dev.azure.com/acme", "token".into());
-        let reader = Reader::new(client, "linux".to_owned());
+        Reader::new(client, "linux".to_owned())
+    }
+
+    #[test]
+    fn an_empty_list_is_believed_after_a_minute_from_the_end_of_the_look_that_saw_it_first() {
+        let reader = reader();
+        reader.found(1, true);
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let believed = |began: i64, ended: i64| {
+            let empty = Ok(Arc::default());
+            reader.looked(at(began), at(ended), Duration::from_secs(30), empty);
+            matches!(reader.outcome().1, Outcome::Seen(_))
+        };
+        assert!(!believed(0, 35), "it was true at any time up to 35");
+        assert!(!believed(60, 61));
+        assert!(!believed(94, 95));
+        assert!(believed(95, 96));
+    }
+
+    #[test]
+    fn a_look_that_had_begun_does_not_tell_what_became_of_an_agent_that_was_disabled() {
+        let reader = reader();
         let disabled = |id: i64| {
             let agent =
                 json!({ "id": id, "name": "web-agent-0", "status": "online", "enabled": false });
@@ -617,11 +641,8 @@ mod tests {
                 registrations: [1, 2].map(|id| Arc::new(disabled(id))).into(),
                 requests: Vec::new(),
             };
-            reader.looked(
-                Timestamp::UNIX_EPOCH,
-                Duration::from_secs(5),
-                Ok(Arc::new(seen)),
-            );
+            let then = Timestamp::UNIX_EPOCH;
+            reader.looked(then, then, Duration::from_secs(5), Ok(Arc::new(seen)));
             shown()
         };
         reader.looks();

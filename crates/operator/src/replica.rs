@@ -316,17 +316,17 @@ impl Sight {
         self.0.looks();
     }
 
-    /// Takes over what a look that began at `taken_at` came to, at a pool of this id that has agents or not.
+    /// Takes over what a look that began and ended at these times came to, at a pool of this id that has agents or not.
     pub fn looked(
         &self,
         (pool_id, inhabited): (i64, bool),
-        taken_at: Timestamp,
+        (taken_at, ended_at): (Timestamp, Timestamp),
         interval: Duration,
         result: Result<Arc<AgentPool>, &azure_devops::Error>,
     ) {
         self.0.found(pool_id, inhabited);
-        self.0
-            .looked(taken_at, interval, result.map_err(reader::failure));
+        let result = result.map_err(reader::failure);
+        self.0.looked(taken_at, ended_at, interval, result);
     }
 
     /// What the planner gets of it.

@@ -20,10 +20,17 @@ pub struct Lesson {
 pub const LESSONS: &[Lesson] = &[
     Lesson {
         name: "an empty list comes twice",
-        seed: 120,
+        seed: 684,
         hours: 24,
         lesson: "two wrong answers in a row are no proof: a list of agents that suddenly is empty has to stay so for a minute \
                  before a name counts as free, or an agent registers over a stranger's",
+    },
+    Lesson {
+        name: "an empty list comes slowly",
+        seed: 717,
+        hours: 24,
+        lesson: "a list may be read long after its look began: the minute that an empty one has to stay so begins when the look \
+                 that saw it first has ended, or an agent registers over a stranger's",
     },
     Lesson {
         name: "a minimum fills the maximum",

@@ -378,6 +378,7 @@ impl Simulation {
         let lists = agents.and_then(|agents| Ok((agents, requests?)));
         let pool = self.found(agent_pool);
         let empty = self.takes_failed_for_empty();
+        let skew = self.process(operator).map_or(0, |process| process.skew);
         let joined = match &lists {
             Ok((agents, requests)) => Ok(self.agent_pools[agent_pool].join(agents, requests)),
             Err(_) if empty => Ok(Arc::default()),
@@ -407,9 +408,11 @@ impl Simulation {
             // A control that does not doubt either.
             let long_ago = taken_at - jiff::SignedDuration::from_hours(1);
             let empty = Ok(Arc::default());
-            state.sight.looked(pool, long_ago, interval, empty);
+            let then = (long_ago, long_ago);
+            state.sight.looked(pool, then, interval, empty);
         }
-        state.sight.looked(pool, taken_at, interval, joined);
+        let time = (taken_at, at(now + skew));
+        state.sight.looked(pool, time, interval, joined);
         state.seen = lists.ok().filter(|_| plain);
         let next = (state.started + state.interval).max(now);
         state.next = next;
@@ -666,7 +669,8 @@ impl Simulation {
 
     /// A look that was skipped counts as made: it saw what the one before saw.
     fn count_as_made(&mut self, operator: usize, number: usize, began: Millis) {
-        let (agents, _) = self.latencies(operator, number, began);
+        let (agents, requests) = self.latencies(operator, number, began);
+        let ended = began + agents.max(requests);
         let Some(state) = self.sight(operator, number) else {
             return;
         };
@@ -680,7 +684,8 @@ impl Simulation {
         let interval = Duration::from_millis(u64::try_from(interval).unwrap_or_default());
         if let Some(state) = self.sight(operator, number) {
             state.sight.looks();
-            state.sight.looked(pool, at(began), interval, Ok(content));
+            let time = (at(began), at(ended));
+            state.sight.looked(pool, time, interval, Ok(content));
         }
     }
 
