@@ -22,8 +22,12 @@ const GUIDES: [&str; 3] = [
 const PROGRAMS: [&str; 2] = ["kubectl ", "helm "];
 
 /// Commands that no story runs, and why.
-const NOT_RUN: [(&str, &str); 6] = [
+const NOT_RUN: [(&str, &str); 7] = [
     ("kubectl get runnerpools --watch", "it does not end"),
+    (
+        "kubectl delete pod POD --grace-period=60",
+        "it is for a Pod that waits for a job, which it ends",
+    ),
     (
         "kubectl delete pod POD --force",
         "it is for a node that is gone, and there is only one",
