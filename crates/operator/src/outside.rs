@@ -253,10 +253,7 @@ impl Outside for Services<'_> {
     }
 
     async fn delete_claim(&self, name: &str, preconditions: Preconditions) -> Result<(), Failure> {
-        let params = DeleteParams {
-            preconditions: Some(preconditions),
-            ..DeleteParams::default()
-        };
+        let params = DeleteParams::default().preconditions(preconditions);
         within(self.claims.delete(name, &params)).await.map(drop)
     }
 
