@@ -71,7 +71,7 @@ fn snapshot(choices: &mut Choices<'_>, now: Timestamp) -> Snapshot {
     let cluster = Cluster {
         pods,
         claims: choices.list(4, |choices| claim(choices, now)),
-        pods_seen_at: choices.option(|choices| choices.time(now)),
+        shown_after: choices.option(|choices| choices.time(now)),
         taken: choices
             .list(3, |choices| format!("web-agent-{}", index(choices)))
             .into_iter()

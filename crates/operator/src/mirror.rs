@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{Resource, ResourceExt, runtime::watcher};
 
 /// Namespace and name of a RunnerPool.
@@ -51,6 +51,12 @@ pub(crate) trait Mirrored: Clone + Send + Sync + 'static {
     fn uid(&self) -> &str;
     /// Version of the object, which grows with every change (Kubernetes compares resource versions as numbers since 1.35).
     fn version(&self) -> Option<u64>;
+
+    /// Until when its name matters if it goes now: a look that begins later shows all that it did. `watched`: its end was
+    /// seen, not only found. `None`: it never matters.
+    fn matters_until(&self, _now: Timestamp, _watched: bool) -> Option<Timestamp> {
+        None
+    }
 }
 
 /// Uids of deleted objects that are remembered: an answer to our own write may arrive after the watch told the end.
@@ -64,10 +70,7 @@ pub(crate) struct Mirror<V>(RwLock<State<V>>);
 struct State<V> {
     pools: HashMap<PoolKey, BTreeMap<String, V>>,
     tombstones: Tombstones,
-    /// When the last object of a RunnerPool that has none now was seen to go.
-    emptied: HashMap<PoolKey, Timestamp>,
-    /// When objects were seen to go, by name; until somebody says that it does not matter any more.
-    gone: HashMap<PoolKey, HashMap<String, Timestamp>>,
+    gone: Gone,
     /// Names of objects whose creation had no answer: they may be there.
     doubted: HashMap<PoolKey, BTreeSet<String>>,
 }
@@ -95,16 +98,56 @@ impl Tombstones {
     }
 }
 
-impl<V> State<V> {
-    /// Takes note of RunnerPools that have no object any more.
-    fn drop_empty(&mut self, now: Timestamp) {
-        let Self { pools, emptied, .. } = self;
-        pools.retain(|pool, objects| {
-            if objects.is_empty() {
-                emptied.insert(pool.clone(), now);
-            }
-            !objects.is_empty()
-        });
+/// For how long after it mattered the end of an object is remembered; longer than any session of an agent lasts.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(1);
+
+/// Which objects went, and until when that matters.
+#[derive(Debug, Default)]
+struct Gone {
+    names: HashMap<PoolKey, HashMap<String, Timestamp>>,
+    /// The latest of each RunnerPool.
+    latest: HashMap<PoolKey, Timestamp>,
+    /// All names once, to be forgotten in turn.
+    turn: VecDeque<(PoolKey, String)>,
+}
+
+impl Gone {
+    /// Remembers the end of an object that matters until then.
+    fn note(&mut self, pool: &PoolKey, name: &str, until: Timestamp, now: Timestamp) {
+        let latest = self.latest.entry(pool.clone()).or_insert(until);
+        *latest = until.max(*latest);
+        let names = self.names.entry(pool.clone()).or_default();
+        if let Some(known) = names.get_mut(name) {
+            *known = until.max(*known);
+        } else {
+            names.insert(name.to_owned(), until);
+            self.turn.push_back((pool.clone(), name.to_owned()));
+        }
+        // More than one is added.
+        for _ in 0..2 {
+            self.take_turn(now);
+        }
+    }
+
+    /// Forgets the next name if it has not mattered for long.
+    fn take_turn(&mut self, now: Timestamp) {
+        let Some((pool, name)) = self.turn.pop_front() else {
+            return;
+        };
+        let Some(names) = self.names.get_mut(&pool) else {
+            return;
+        };
+        if names
+            .get(&name)
+            .is_some_and(|until| now.duration_since(*until) <= REMEMBERED)
+        {
+            self.turn.push_back((pool, name));
+            return;
+        }
+        names.remove(&name);
+        if names.is_empty() {
+            self.names.remove(&pool);
+        }
     }
 }
 
@@ -113,8 +156,7 @@ impl<V> Default for Mirror<V> {
         Self(RwLock::new(State {
             pools: HashMap::new(),
             tombstones: Tombstones::default(),
-            emptied: HashMap::new(),
-            gone: HashMap::new(),
+            gone: Gone::default(),
             doubted: HashMap::new(),
         }))
     }
@@ -139,11 +181,6 @@ impl<V: Mirrored> Mirror<V> {
             || doubted.is_some_and(|doubted| doubted.contains(name))
     }
 
-    /// When the last object of a RunnerPool that has none now was seen to go; `None`: there never was one.
-    pub(crate) fn emptied_at(&self, pool: &PoolKey) -> Option<Timestamp> {
-        self.state().emptied.get(pool).copied()
-    }
-
     /// Takes note that the creation of an object is sent, and has no answer yet.
     pub(crate) fn doubt(&self, pool: &PoolKey, name: &str) {
         let mut state = self.state_mut();
@@ -165,28 +202,24 @@ impl<V: Mirrored> Mirror<V> {
         }
     }
 
-    /// Names of objects of a RunnerPool that were seen to go and that have no successor.
-    pub(crate) fn gone_from(&self, pool: &PoolKey) -> Vec<String> {
+    /// Names of objects that went, as far as that matters to a look that began at this time.
+    pub(crate) fn gone_from(&self, pool: &PoolKey, look: Timestamp) -> Vec<String> {
         let state = self.state();
-        let gone = state.gone.get(pool);
-        gone.map(|gone| gone.keys().cloned().collect())
-            .unwrap_or_default()
+        let gone = state.gone.names.get(pool).into_iter().flatten();
+        gone.filter(|&(_, until)| *until >= look)
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
-    /// Forgets objects of a RunnerPool that were seen to go before this time.
-    pub(crate) fn forget_gone(&self, pool: &PoolKey, before: Timestamp) {
-        if self.state().gone.contains_key(pool)
-            && let Some(gone) = self.state_mut().gone.get_mut(pool)
-        {
-            gone.retain(|_, at| *at >= before);
-        }
+    /// Until when it matters that objects of a RunnerPool went; `None`: none did.
+    pub(crate) fn gone_until(&self, pool: &PoolKey) -> Option<Timestamp> {
+        self.state().gone.latest.get(pool).copied()
     }
 
-    /// Forgets a RunnerPool that is gone.
+    /// Forgets a RunnerPool that is gone. Its names are remembered, in case that another one takes its place.
     pub(crate) fn forget(&self, pool: &PoolKey) {
         let mut state = self.state_mut();
-        state.emptied.remove(pool);
-        state.gone.remove(pool);
+        state.gone.latest.remove(pool);
         state.doubted.remove(pool);
     }
 
@@ -255,9 +288,6 @@ impl<V: Mirrored> Mirror<V> {
         let (pool, value) = V::read(object)?;
         let name = object.name_any();
         let mut state = self.state_mut();
-        if let Some(gone) = state.gone.get_mut(&pool) {
-            gone.remove(&name);
-        }
         let objects = state.pools.entry(pool.clone()).or_default();
         objects.insert(name, value);
         Some(pool)
@@ -269,16 +299,19 @@ impl<V: Mirrored> Mirror<V> {
         let name = object.name_any();
         let mut state = self.state_mut();
         state.tombstones.bury(value.uid());
-        let objects = state.pools.get_mut(&pool)?;
-        if objects
-            .get(&name)
-            .is_some_and(|kept| kept.uid() == value.uid())
+        let State { pools, gone, .. } = &mut *state;
+        let objects = pools.get_mut(&pool)?;
+        if let Some(kept) = objects.get(&name)
+            && kept.uid() == value.uid()
         {
+            if let Some(until) = kept.matters_until(now, true) {
+                gone.note(&pool, &name, until, now);
+            }
             objects.remove(&name);
-            let gone = state.gone.entry(pool.clone()).or_default();
-            gone.insert(name, now);
         }
-        state.drop_empty(now);
+        if objects.is_empty() {
+            pools.remove(&pool);
+        }
         Some(pool)
     }
 
@@ -305,14 +338,15 @@ impl<V: Mirrored> Mirror<V> {
                 let kept = listed.contains(value.uid());
                 if !kept {
                     tombstones.bury(value.uid());
-                    let gone = gone.entry(pool.clone()).or_default();
-                    gone.insert(name.clone(), now);
+                    if let Some(until) = value.matters_until(now, false) {
+                        gone.note(pool, name, until, now);
+                    }
                 }
                 kept
             });
             changed.extend((objects.len() != before).then(|| pool.clone()));
         }
-        state.drop_empty(now);
+        pools.retain(|_, objects| !objects.is_empty());
         changed
     }
 
@@ -322,5 +356,99 @@ impl<V: Mirrored> Mirror<V> {
 
     fn state_mut(&self) -> RwLockWriteGuard<'_, State<V>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::manifest::pod::AgentPod;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    /// A Pod whose agent's container is in this state.
+    fn pod(phase: &str, state: &Value) -> Pod {
+        let pod = json!({
+            "metadata": { "name": "web-agent-0", "namespace": "ci", "uid": "2", "ownerReferences": [{
+                "apiVersion": "devops.opentools.mf/v1", "kind": "RunnerPool", "name": "web", "uid": "1", "controller": true,
+            }] },
+            "spec": { "containers": [{ "name": "agent" }] },
+            "status": { "phase": phase, "containerStatuses": [{
+                "name": "agent", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+            }] },
+        });
+        serde_json::from_value(pod).expect("a Pod")
+    }
+
+    #[test]
+    fn a_name_matters_until_a_look_shows_what_its_agent_did() {
+        let key = PoolKey {
+            namespace: "ci".into(),
+            name: "web".into(),
+        };
+        // Until when it matters that a Pod goes at 100.
+        let until = |pod: &Pod, watched: bool| {
+            let mirror = Mirror::<AgentPod>::default();
+            mirror.apply(pod);
+            if watched {
+                // As the API server tells of each deletion, be it by force.
+                let mut stopping = pod.clone();
+                stopping.metadata.deletion_timestamp = Some(Time(at(100)));
+                mirror.apply(&stopping);
+                mirror.delete(&stopping, at(100));
+            } else {
+                mirror.retain(None, &HashSet::new(), at(100));
+            }
+            let until = mirror.gone_until(&key).expect("it went");
+            let matters = |look: i64| !mirror.gone_from(&key, at(look)).is_empty();
+            assert!(matters(until.as_second()) && !matters(until.as_second() + 1));
+            until.as_second()
+        };
+        let ended = |code: i32, second: i64| {
+            let state = json!({ "terminated": { "exitCode": code, "finishedAt": at(second) } });
+            pod(if code == 0 { "Succeeded" } else { "Failed" }, &state)
+        };
+        let running = pod("Running", &json!({ "running": { "startedAt": at(50) } }));
+        let pending = pod("Pending", &json!({ "waiting": {} }));
+        for (pod, seen, found) in [
+            // Its agent may have registered a moment ago.
+            (&running, 130, 130),
+            (&pending, 100, 130),
+            // One that was killed does not take leave, one that was asked to end does.
+            (&ended(137, 90), 120, 120),
+            (&ended(137, 60), 100, 100),
+            (&ended(137, 9000), 130, 130), // by a clock that is ahead
+            (&ended(143, 90), 100, 100),
+            (&ended(0, 90), 100, 100),
+        ] {
+            assert_eq!((until(pod, true), until(pod, false)), (seen, found));
+        }
+    }
+
+    #[test]
+    fn names_are_forgotten_long_after_they_mattered() {
+        let pool = |name: usize| PoolKey {
+            namespace: "ci".into(),
+            name: format!("web-{name}"),
+        };
+        let mut gone = Gone::default();
+        for index in 0..100 {
+            gone.note(&pool(index), "web-agent-0", at(100), at(100));
+            gone.note(&pool(0), &format!("web-agent-{index}"), at(100), at(100));
+        }
+        gone.note(&pool(0), "web-agent-7", at(200), at(200));
+        assert_eq!((gone.names.len(), gone.turn.len()), (100, 199));
+        let then = at(200 + 3600);
+        for _ in 0..200 {
+            gone.note(&pool(0), "web-agent-0", then, then);
+        }
+        let left = |name: &str| gone.names[&pool(0)].contains_key(name);
+        assert!(left("web-agent-0") && left("web-agent-7"));
+        assert_eq!((gone.names.len(), gone.turn.len()), (1, 2));
     }
 }

@@ -48,8 +48,8 @@ pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
     /// What is wrong and what to do; the same text for the same trouble.
     pub(crate) message: String,
-    /// What the last look that succeeded said.
-    pub(crate) last: Option<Arc<AgentPool>>,
+    /// The last look that succeeded.
+    pub(crate) last: Option<KnownLook>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -314,7 +314,7 @@ impl Reader {
         result: Result<Arc<AgentPool>, (FailureKind, String)>,
     ) {
         let mut state = self.state();
-        let last = state.outcome.last_seen().cloned();
+        let last = state.outcome.last_look().cloned();
         let was_failing = matches!(state.outcome, Outcome::Failed(_));
         let empty = matches!(&result, Ok(seen) if seen.registrations.is_empty());
         // Two wrong answers with nobody looking in between are no proof.
@@ -443,13 +443,18 @@ fn doubt(seen: &mut AgentPool, disabling: &HashSet<i64>) {
 }
 
 impl Outcome {
-    /// What the last look that succeeded said; `None`: none ever did.
-    fn last_seen(&self) -> Option<&Arc<AgentPool>> {
+    /// The last look that succeeded; `None`: none ever did.
+    pub(crate) fn last_look(&self) -> Option<&KnownLook> {
         match self {
             Self::Pending => None,
-            Self::Seen(look) => Some(&look.agent_pool),
+            Self::Seen(look) => Some(look),
             Self::Failed(failure) => failure.last.as_ref(),
         }
+    }
+
+    /// What that look said.
+    fn last_seen(&self) -> Option<&Arc<AgentPool>> {
+        self.last_look().map(|look| &look.agent_pool)
     }
 
     /// The planner's view.
@@ -462,7 +467,7 @@ impl Outcome {
             Self::Seen(look) => Look::Known(look.clone()),
             Self::Failed(failure) => Look::Unknown {
                 reason: failure.message.clone(),
-                last: failure.last.clone(),
+                last: self.last_seen().cloned(),
             },
         }
     }

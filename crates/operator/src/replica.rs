@@ -146,10 +146,14 @@ impl Replica {
         listed(&self.claims, claims, now);
     }
 
-    /// Whether names of a RunnerPool are not given for now: those of Pods that went, until a look began after that, and
-    /// those of Pods whose creation had no answer, until they are found or not.
-    pub fn keeps_names(&self, pool: &PoolKey) -> bool {
-        !self.pods.gone_from(pool).is_empty() || !self.pods.doubted(pool).is_empty()
+    /// Whether time alone gives names of a RunnerPool free: those of Pods that are gone, as soon as a look shows all that
+    /// their agents did, and those of Pods whose creation had no answer, as soon as they are found or not.
+    pub fn keeps_names(&self, pool: &PoolKey, look: &Look) -> bool {
+        let gone = match look {
+            Look::Known(look) => self.pods.gone_from(pool, look.taken_at),
+            Look::Unknown { .. } => Vec::new(),
+        };
+        !gone.is_empty() || !self.pods.doubted(pool).is_empty()
     }
 
     /// Takes leave of a reader that has no subscribers; `false`: it has one again.

@@ -339,8 +339,7 @@ pub(crate) fn nothing_left(
     let Look::Known(look) = &snapshot.look else {
         return false;
     };
-    let last_pod_shows =
-        (snapshot.cluster.pods_seen_at).is_none_or(|seen_at| seen_at < look.taken_at);
+    let last_pod_shows = (snapshot.cluster.shown_after).is_none_or(|after| after < look.taken_at);
     now <= look.fresh_until
         && last_pod_shows
         && agents.is_empty()

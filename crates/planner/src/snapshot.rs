@@ -103,11 +103,11 @@ pub struct Cluster {
     pub pods: Vec<Arc<Pod>>,
     /// Claims that go with their agent. Kept claims are not listed: they are in nobody's way.
     pub claims: Vec<Claim>,
-    /// When the operator last saw a Pod of the RunnerPool; `None`: never since it started. What that Pod's agent did
-    /// last shows in a later look only.
-    pub pods_seen_at: Option<Timestamp>,
-    /// Names that no new agent may get: in use by other RunnerPools of the same agent pool, or by Pods that went after the
-    /// look, whose sessions it does not show.
+    /// A look that began after this shows what the agents of the Pods did that are gone; `None`: none has gone since the
+    /// operator started.
+    pub shown_after: Option<Timestamp>,
+    /// Names that no new agent may get: in use by other RunnerPools of the same agent pool, or by Pods that are gone, whose
+    /// sessions the look need not show yet.
     pub taken: BTreeSet<String>,
 }
 
@@ -233,7 +233,7 @@ pub enum Look {
 /// A look that succeeded.
 #[derive(Clone, Debug)]
 pub struct KnownLook {
-    /// When it began: all that happened before shows in it.
+    /// When it began. What happened before shows in it, as far as Azure DevOps's lists do not lag behind.
     pub taken_at: Timestamp,
     /// Until when it may be relied on for a removal.
     pub fresh_until: Timestamp,

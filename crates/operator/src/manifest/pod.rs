@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use api::{CertificateSource, PodTemplateMetadata, Profile, RunnerPool, SecurityContext, names};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     DeepMerge as _,
     api::core::v1::{
@@ -32,6 +33,9 @@ const GRACE_PERIOD_SECONDS: i64 = 3600;
 /// The same where the operator itself deletes a Pod whose agent may be starting. The API server hears of a start a moment
 /// after it, and the agent may get a job of any length before it is told to stop.
 const GRACE_PERIOD_OF_STARTING_SECONDS: u32 = 24 * 3600;
+
+/// How far Azure DevOps's lists may lag behind; unverified, see ADR 16.
+const LAG: SignedDuration = SignedDuration::from_secs(30);
 
 /// Waits while a job runs, then stops the agent. The agent itself would cancel its job on SIGTERM, and an image whose
 /// first process is a plain shell would ignore it. Needs a POSIX shell and /proc.
@@ -489,6 +493,8 @@ pub(crate) struct AgentPod {
     pub(crate) resource_version: Option<String>,
     /// Seconds that a deletion is to give it; `None`: those that it asks for.
     pub(crate) grace: Option<u32>,
+    /// When its agent ended without being asked to, and so without taking leave of Azure DevOps.
+    pub(crate) broke_off_at: Option<Timestamp>,
     /// What Kubernetes tells of its troubles.
     pub(crate) trouble: Trouble,
 }
@@ -558,6 +564,7 @@ impl Mirrored for AgentPod {
                 pod: Arc::new(view),
                 resource_version,
                 grace: agent.and_then(|agent| grace(pod, agent, phase)),
+                broke_off_at: broke_off_at(pod, phase),
                 trouble: Trouble::read(pod, phase),
             },
         ))
@@ -569,6 +576,19 @@ impl Mirrored for AgentPod {
 
     fn version(&self) -> Option<u64> {
         self.resource_version.as_ref()?.parse().ok()
+    }
+
+    fn matters_until(&self, now: Timestamp, watched: bool) -> Option<Timestamp> {
+        // When its agent may last have registered, or opened a session, without taking that back.
+        let last = match self.pod.phase {
+            PodPhase::Running => Some(now),
+            // It may have started where nobody looked.
+            PodPhase::Pending => (!watched).then_some(now),
+            PodPhase::Succeeded { .. } | PodPhase::Failed { .. } => self.broke_off_at,
+        };
+        // A node's clock may be wrong, but nothing has happened after now.
+        let shown = last.and_then(|last| last.min(now).checked_add(LAG).ok());
+        Some(shown.map_or(now, |shown| shown.max(now)))
     }
 }
 
@@ -591,6 +611,16 @@ fn grace(pod: &Pod, agent: &Container, phase: PodPhase) -> Option<u32> {
     })
 }
 
+/// When the agent of a Pod that failed ended by itself, or was killed. The exit code after SIGTERM is 143.
+fn broke_off_at(pod: &Pod, phase: PodPhase) -> Option<Timestamp> {
+    let PodPhase::Failed { at } = phase else {
+        return None;
+    };
+    let state = pod.status.as_ref().and_then(agent_state);
+    let ended = state.and_then(|state| state.terminated.as_ref());
+    (ended.map(|ended| ended.exit_code) != Some(143)).then_some(at)
+}
+
 fn agent_state(status: &PodStatus) -> Option<&ContainerState> {
     status
         .container_statuses
@@ -601,7 +631,7 @@ fn agent_state(status: &PodStatus) -> Option<&ContainerState> {
         .as_ref()
 }
 
-fn started_at(state: &ContainerState) -> Option<jiff::Timestamp> {
+fn started_at(state: &ContainerState) -> Option<Timestamp> {
     let running = state
         .running
         .as_ref()
@@ -613,7 +643,7 @@ fn started_at(state: &ContainerState) -> Option<jiff::Timestamp> {
     running.or(ended).map(|time| time.0)
 }
 
-fn phase(pod: &Pod, created_at: jiff::Timestamp) -> PodPhase {
+fn phase(pod: &Pod, created_at: Timestamp) -> PodPhase {
     let Some(status) = &pod.status else {
         return PodPhase::Pending;
     };

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use api::{InForce, RunnerPool, conditions::Reason, names};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource as _};
 use planner::{Cluster, Look, Pool, Snapshot};
@@ -61,9 +62,6 @@ pub(crate) fn gather(
 ) -> Observed {
     let (pool_id, outcome) = subscription.reader.outcome();
     known.subscriptions.release(&identity.key);
-    if let Outcome::Seen(look) = &outcome {
-        known.pods.forget_gone(&identity.key, look.taken_at);
-    }
     let (pods, former) = known
         .pods
         .of(&identity.key)
@@ -73,8 +71,15 @@ pub(crate) fn gather(
     let cluster = Cluster {
         pods: pods.iter().map(|pod| Arc::clone(&pod.pod)).collect(),
         claims: claims.filter_map(|claim| claim.going(pool)).collect(),
-        pods_seen_at: known.pods.emptied_at(&identity.key),
-        taken: taken(identity, &resolved.wishes, &subscription, known, &former),
+        shown_after: known.pods.gone_until(&identity.key),
+        taken: taken(
+            identity,
+            &resolved.wishes,
+            &subscription,
+            known,
+            &former,
+            &outcome,
+        ),
     };
     let look = outcome.look();
     let wishes = Wishes {
@@ -137,20 +142,24 @@ fn siblings(
 
 /// Names that agents of others have in the agent pool, or are about to have: RunnerPools of the same name in other
 /// namespaces, and a former RunnerPool of this name whose Pods are still on their way out. And those of Pods that went
-/// after the look: it may be too old to show that their agents have registered, and are online. And those of others' Pods
-/// that may be there, as their creation had no answer.
+/// after the look, or shortly before it without taking leave: it may be too old to show that their agents have registered, and
+/// are online. And those of others' Pods that may be there, as their creation had no answer.
 fn taken(
     identity: &Identity,
     wishes: &Pool,
     subscription: &Subscription,
     known: Known<'_>,
     former: &[AgentPod],
+    outcome: &Outcome,
 ) -> BTreeSet<String> {
+    // Warm agents are made while Azure DevOps cannot be looked at, too.
+    let look = outcome.last_look();
+    let taken_at = look.map_or(Timestamp::MIN, |look| look.taken_at);
     let mut taken = known
         .subscriptions
         .reserved_by_others(&identity.key, &subscription.agent_pool);
     taken.extend(former.iter().map(|pod| pod.pod.name.clone()));
-    taken.extend(known.pods.gone_from(&identity.key));
+    taken.extend(known.pods.gone_from(&identity.key, taken_at));
     let prefix = &wishes.agent_prefix;
     for (sibling, _) in known
         .subscriptions
@@ -159,7 +168,7 @@ fn taken(
         let pods = known.pods.of(&sibling).into_iter();
         taken.extend(
             pods.map(|pod| pod.pod.name.clone())
-                .chain(known.pods.gone_from(&sibling))
+                .chain(known.pods.gone_from(&sibling, taken_at))
                 .chain(known.pods.doubted(&sibling))
                 .filter(|name| name.starts_with(prefix)),
         );

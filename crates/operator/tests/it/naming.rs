@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use api::RunnerPool;
 use azure_devops_simulator::world::{AgentSpec, Fault, FaultKind, Outcome};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -44,6 +45,36 @@ async fn an_index_is_used_again_only_when_its_registration_is_gone() {
         Some("web-agent-0"),
         "the lowest free index"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_is_not_used_again_while_lists_may_not_show_its_agent_yet() {
+    let bed = Bed::start().await;
+    bed.create("web", json!({})).await;
+    bed.ready("web").await;
+    // From now on lists show what is now.
+    let age = Duration::from_secs(25);
+    let fault = Fault::new(FaultKind::StaleRead { age });
+    bed.control.add_fault(&fault).await.unwrap();
+    bed.change("web", json!({ "minAgents": 1 })).await;
+    bed.agents_when("an agent is online", |agents| {
+        agents
+            .iter()
+            .any(|agent| agent.online && agent.name == "web-agent-0")
+    })
+    .await;
+    bed.change("web", json!({ "mode": "Paused" })).await;
+    bed.condition_when("web", "Ready", "False", "Paused").await;
+    let pods: Api<Pod> = bed.api();
+    let force = DeleteParams::default().grace_period(0);
+    pods.delete("web-agent-0", &force).await.unwrap();
+    bed.pods_when("its Pod is gone", <[_]>::is_empty).await;
+    bed.look_again(2).await;
+    bed.change("web", json!({ "mode": "Active" })).await;
+    let next = bed
+        .pods_when("another agent takes its place", |pods| !pods.is_empty())
+        .await;
+    assert_eq!(names(&next), ["web-agent-1"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

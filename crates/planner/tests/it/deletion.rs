@@ -60,12 +60,12 @@ fn a_pod_that_was_pending_for_long_has_its_whole_startup_window_when_it_runs() {
 }
 
 #[test]
-fn the_end_waits_for_a_look_that_began_after_the_last_pod_was_seen() {
+fn the_end_waits_for_a_look_that_shows_what_agents_did_whose_pods_are_gone() {
     // Its agent may have registered between the look and its end.
     let mut world = ending();
-    world.cluster.pods_seen_at = Some(at(LOOK));
+    world.cluster.shown_after = Some(at(LOOK));
     assert!(!world.plan().finished);
-    world.cluster.pods_seen_at = Some(at(LOOK - 1));
+    world.cluster.shown_after = Some(at(LOOK - 1));
     assert!(world.plan().finished);
 }
 

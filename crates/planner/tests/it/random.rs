@@ -298,7 +298,7 @@ fn snapshot_seen(seen: impl Strategy<Value = Seen>) -> impl Strategy<Value = Sna
                 cluster: Cluster {
                     pods: pods.into_iter().map(Arc::new).collect(),
                     claims,
-                    pods_seen_at: None,
+                    shown_after: None,
                     taken: taken.into_iter().map(Into::into).collect(),
                 },
                 look: match seen {

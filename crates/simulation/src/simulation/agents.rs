@@ -627,17 +627,15 @@ impl Simulation {
         let ended = matches!(container, Container::Ended { .. });
         let stored = self.cluster.pods.get(&name);
         let deleted = stored.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some());
+        // A kubelet leaves the phase of a Pod that has ended as it is.
+        if stored.is_some_and(|pod| !has_ended(pod)) {
+            let status = status(machine);
+            self.cluster
+                .change_pod(&name, &uid, |pod| pod.status = Some(status));
+        }
         if deleted && (ended || container == Container::Waiting) {
             self.remove_pod(number);
-            return;
         }
-        if stored.is_none_or(|pod| has_ended(pod)) {
-            // A kubelet leaves the phase of a Pod that has ended as it is.
-            return;
-        }
-        let status = status(machine);
-        self.cluster
-            .change_pod(&name, &uid, |pod| pod.status = Some(status));
     }
 
     /// The object of a Pod goes.

@@ -433,8 +433,9 @@ impl Simulation {
                 match sights.find(|known| known.sight == made.sight) {
                     Some(known) => {
                         let replica = &process.replica;
-                        desk.last.steady =
-                            is_steady(&made) && key.is_some_and(|key| !replica.keeps_names(&key));
+                        let look = &made.snapshot.look;
+                        desk.last.steady = is_steady(&made)
+                            && key.is_some_and(|key| !replica.keeps_names(&key, look));
                         let quiet = desk.last.steady && is_quiet(&made);
                         desk.last.quiet = quiet.then_some(known.version);
                     }
@@ -531,7 +532,7 @@ fn is_quiet(made: &Made) -> bool {
         })
         && !withheld.any(|left| matches!(left.why, Why::AwaitingLook | Why::RetryLater))
         && cluster.claims.iter().all(|claim| !claim.stopping)
-        && cluster.pods_seen_at.is_none_or(before)
+        && cluster.shown_after.is_none_or(before)
         && pods.all(|pod| {
             before(pod.created_at)
                 && pod.started_at.is_none_or(before)

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use api::{Mode, RunnerPool, names};
 use azure_devops_simulator::AgentSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 
 use super::{Apart, Event, HostStep, Simulation, truth::Origin};
 use crate::{
-    clock::{HOUR, MINUTE, Millis, SECOND},
+    clock::{HOUR, MINUTE, Millis, SECOND, second},
     scenario::{AGENT_POOLS, Kind, ORGANIZATION, pod_template, rare_options, spec},
 };
 
@@ -271,6 +272,13 @@ impl Simulation {
     fn force(&mut self, pod: usize, what: &'static str) {
         self.blame(pod, what);
         self.tell_pod(pod, what);
+        let machine = &self.machines[pod];
+        let now = Time(second(self.now));
+        // The API server marks it first, also with no grace period.
+        self.cluster.change_pod(&machine.name, &machine.uid, |pod| {
+            pod.metadata.deletion_timestamp = Some(now);
+            pod.metadata.deletion_grace_period_seconds = Some(0);
+        });
         self.remove_pod(pod);
         self.die(pod, 137);
     }
