@@ -162,7 +162,9 @@ impl Cluster {
         if let Some(preconditions) = &params.preconditions {
             check(&known.metadata, preconditions)?;
         }
-        if known.metadata.deletion_timestamp.is_some() {
+        // A deletion by force is told of in any case.
+        let force = params.grace_period_seconds == Some(0);
+        if known.metadata.deletion_timestamp.is_some() && !force {
             return Ok(Deletion::Before);
         }
         let uid = known.uid().unwrap_or_default();

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 
 use api::{Mode, RunnerPool, names};
 use azure_devops_simulator::AgentSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, api::DeleteParams};
 
 use super::{Apart, Event, HostStep, Simulation, truth::Origin};
 use crate::{
-    clock::{HOUR, MINUTE, Millis, SECOND, second},
+    clock::{HOUR, MINUTE, Millis, SECOND},
     scenario::{AGENT_POOLS, Kind, ORGANIZATION, pod_template, rare_options, spec},
 };
 
@@ -272,13 +271,10 @@ impl Simulation {
     fn force(&mut self, pod: usize, what: &'static str) {
         self.blame(pod, what);
         self.tell_pod(pod, what);
-        let machine = &self.machines[pod];
-        let now = Time(second(self.now));
-        // The API server marks it first, also with no grace period.
-        self.cluster.change_pod(&machine.name, &machine.uid, |pod| {
-            pod.metadata.deletion_timestamp = Some(now);
-            pod.metadata.deletion_grace_period_seconds = Some(0);
-        });
+        // The API server marks it before it goes, also with no grace period.
+        let name = &self.machines[pod].name;
+        let force = DeleteParams::default().grace_period(0);
+        let _ = self.cluster.delete_pod(name, &force, self.now);
         self.remove_pod(pod);
         self.die(pod, 137);
     }
